@@ -1,0 +1,11 @@
+//! The contract: what a call is, and what a row of a PBX is. No I/O, no clock, no rules.
+//!
+//! Everything else speaks in these types: sources make rows, `correlate` makes a [`Call`] of them, sinks render it.
+
+mod document;
+mod row;
+mod time;
+
+pub use document::*;
+pub use row::*;
+pub use time::*;

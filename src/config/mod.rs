@@ -1,0 +1,38 @@
+//! Every setting, declared once: environment name, flag, default, help, validation.
+//!
+//! [`Settings`] is what was written (environment, `.env`, flags); [`Config`] is what it means. A wrong value ends the
+//! start with one line that names the variable, the value (never a secret's) and what is allowed.
+
+mod dotenv;
+mod env;
+mod example;
+mod labels;
+mod resolve;
+mod settings;
+
+pub use env::{EnvError, load_env, unknown_names};
+pub use example::env_example;
+pub use resolve::{
+    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, FileSinkConfig, LogConfig, MonitoringConfig,
+    SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig, rules, zone,
+};
+pub use settings::{
+    DatabaseSettings, DeliverySettings, LogSettings, MonitoringSettings, ProvisionSettings, RuleSettings, Secrets,
+    Settings, SinkSettings, StateSettings,
+};
+
+use thiserror::Error;
+
+/// A setting that cannot be used. The message names the variable and what is allowed.
+#[derive(Debug, Error)]
+#[error("{variable}: {problem}")]
+pub struct ConfigError {
+    pub variable: String,
+    pub problem: String,
+}
+
+impl ConfigError {
+    pub fn new(variable: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { variable: variable.into(), problem: problem.into() }
+    }
+}

@@ -1,0 +1,186 @@
+//! Reads the flat JSON object of CEL's `extra` without building it, and what is left of it where a narrow column cut it
+//! off. A value that is not complete is not returned.
+
+use std::borrow::Cow;
+
+/// The values of one `extra`, in order.
+pub struct Pairs<'a> {
+    rest: &'a str,
+}
+
+/// A top-level member: its key as written and its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair<'a> {
+    pub key: &'a str,
+    value: &'a str,
+    quoted: bool,
+}
+
+impl<'a> Pair<'a> {
+    /// The value as text; escapes are resolved.
+    pub fn text(&self) -> Cow<'a, str> {
+        if self.quoted && self.value.contains('\\') {
+            Cow::Owned(unescape(self.value))
+        } else {
+            Cow::Borrowed(self.value)
+        }
+    }
+}
+
+pub fn pairs(extra: &str) -> Pairs<'_> {
+    let trimmed = extra.trim_start();
+    Pairs { rest: trimmed.strip_prefix('{').unwrap_or("") }
+}
+
+/// The value of one key; `None` also for the values that stand for "nobody" (empty, `N/A`).
+pub fn get<'a>(extra: &'a str, key: &str) -> Option<Cow<'a, str>> {
+    // most rows have no extra, and most keys are looked for in vain
+    if extra.len() < key.len() + 5 {
+        return None;
+    }
+    pairs(extra).find(|p| p.key == key).map(|p| p.text()).filter(|v| !v.is_empty() && v != "N/A" && v != "null")
+}
+
+impl<'a> Iterator for Pairs<'a> {
+    type Item = Pair<'a>;
+
+    fn next(&mut self) -> Option<Pair<'a>> {
+        let rest = self.rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ',');
+        self.rest = "";
+        let rest = rest.strip_prefix('"')?;
+        let end = string_end(rest)?;
+        let key = &rest[..end];
+        let rest = rest[end + 1..].trim_start().strip_prefix(':')?.trim_start();
+        if let Some(text) = rest.strip_prefix('"') {
+            let end = string_end(text)?;
+            self.rest = &text[end + 1..];
+            return Some(Pair { key, value: &text[..end], quoted: true });
+        }
+        let end = bare_end(rest)?;
+        self.rest = &rest[end..];
+        Some(Pair { key, value: rest[..end].trim_end(), quoted: false })
+    }
+}
+
+/// Place of the closing quote; `None` when it was cut off.
+fn string_end(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' => return Some(i),
+            b'\\' => i += 2,
+            _ => i += 1,
+        }
+    }
+    None
+}
+
+/// End of a number, literal, object or array. A number that runs to the end of the text was cut off.
+fn bare_end(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    let (mut depth, mut i) = (0usize, 0);
+    while i < bytes.len() {
+        match bytes[i] {
+            b'"' => i += string_end(&text[i + 1..])? + 1,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' if depth > 0 => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(i + 1);
+                }
+            }
+            b',' | b'}' | b']' if depth == 0 => return Some(i),
+            _ => {}
+        }
+        i += 1;
+    }
+    None
+}
+
+fn unescape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('n') => out.push('\n'),
+            Some('t') => out.push('\t'),
+            Some('r') => out.push('\r'),
+            Some('b') => out.push('\u{8}'),
+            Some('f') => out.push('\u{c}'),
+            Some('u') => {
+                let unit = hex4(&mut chars);
+                let code = match unit {
+                    0xd800..=0xdbff => {
+                        let mut ahead = chars.clone();
+                        let low =
+                            if ahead.next() == Some('\\') && ahead.next() == Some('u') { hex4(&mut ahead) } else { 0 };
+                        if (0xdc00..=0xdfff).contains(&low) {
+                            chars = ahead;
+                            0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
+                        } else {
+                            unit
+                        }
+                    }
+                    _ => unit,
+                };
+                out.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            Some(other) => out.push(other),
+            None => {}
+        }
+    }
+    out
+}
+
+fn hex4(chars: &mut std::str::Chars<'_>) -> u32 {
+    let mut value = 0;
+    for _ in 0..4 {
+        let Some(digit) = chars.clone().next().and_then(|c| c.to_digit(16)) else { break };
+        chars.next();
+        value = value * 16 + digit;
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PICKUP: &str = r#"{"pickup_channel":"PJSIP/1003-000000e8","pickup_channel_uniqueid":"1795215392.474"}"#;
+
+    #[test]
+    fn values_are_found_by_key() {
+        assert_eq!(get(PICKUP, "pickup_channel_uniqueid").as_deref(), Some("1795215392.474"));
+        assert_eq!(get(PICKUP, "pickup").as_deref(), None);
+        assert_eq!(get(r#"{"hangupcause":16,"dialstatus":""}"#, "hangupcause").as_deref(), Some("16"));
+        assert_eq!(get(r#"{"hangupcause":16,"dialstatus":""}"#, "dialstatus").as_deref(), None);
+        assert_eq!(get(r#"{"a":{"b":"x,}"},"c":"N/A","d":"y"}"#, "d").as_deref(), Some("y"));
+        assert_eq!(get(r#"{"a":{"b":"x,}"},"c":"N/A","d":"y"}"#, "c").as_deref(), None);
+        assert_eq!(get(r#"{"n":"Zo\u00eb \ud83d\udcde \"x\""}"#, "n").as_deref(), Some("Zoë \u{1f4de} \"x\""));
+    }
+
+    #[test]
+    fn what_was_cut_off_is_not_guessed() {
+        for cut in 0..PICKUP.len() {
+            let value = get(&PICKUP[..cut], "pickup_channel_uniqueid");
+            assert!(value.is_none() || value.as_deref() == Some("1795215392.474"));
+            let name = get(&PICKUP[..cut], "pickup_channel");
+            assert!(name.is_none() || name.as_deref() == Some("PJSIP/1003-000000e8"));
+        }
+        assert_eq!(get(r#"{"hangupcause":1"#, "hangupcause").as_deref(), None);
+    }
+
+    #[test]
+    fn rubbish_ends() {
+        for text in ["{", "{{{{", "{\"", "{\"a\\", "[1,2]", "}{", "{\"a\":\"\\u12", "{,,,,", "{\"a\":[[[", "nonsense é"]
+        {
+            assert!(pairs(text).count() < 3, "{text}");
+            let _ = get(text, "a");
+        }
+    }
+}

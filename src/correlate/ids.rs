@@ -1,0 +1,127 @@
+//! What uniqueids, linkedids and channel names say: `[systemname-]epoch.counter`, `TECH/peer-xxxxxxxx[;1]`.
+
+use std::cmp::Ordering;
+
+/// A uniqueid or linkedid, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id<'a> {
+    pub systemname: &'a str,
+    /// Seconds since 1970 UTC, as the PBX's clock had it when the channel was made.
+    pub epoch: i64,
+    pub counter: u64,
+}
+
+/// The longest systemname that is believed.
+const SYSTEMNAME_MAX: usize = 128;
+
+impl<'a> Id<'a> {
+    /// Reads `^(.{1,128}-)?\d{9,10}\.\d+$`. `None` for anything else.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let (head, counter) = text.rsplit_once('.')?;
+        if counter.is_empty() || counter.len() > 19 || !counter.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let (systemname, epoch) = match head.rsplit_once('-') {
+            Some((name, epoch)) if !name.is_empty() && name.chars().count() <= SYSTEMNAME_MAX => (name, epoch),
+            Some(_) => return None,
+            None => ("", head),
+        };
+        if !matches!(epoch.len(), 9 | 10) || !epoch.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        Some(Self { systemname, epoch: epoch.parse().ok()?, counter: counter.parse().ok()? })
+    }
+}
+
+/// Orders ids as (epoch, counter, systemname), numbers as numbers; what is no id comes last, as text.
+pub fn compare(a: &str, b: &str) -> Ordering {
+    match (Id::parse(a), Id::parse(b)) {
+        (Some(x), Some(y)) => {
+            (x.epoch, x.counter, x.systemname).cmp(&(y.epoch, y.counter, y.systemname)).then_with(|| a.cmp(b))
+        }
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => a.cmp(b),
+    }
+}
+
+/// Channels of the PBX's own making: announcers, recorders, messages. They never found nor join a call.
+pub fn is_service_channel(channel: &str) -> bool {
+    ["Message/", "CBAnn/", "CBRec/", "Recorder/", "Announcer/", "Snoop/"].iter().any(|p| channel.starts_with(p))
+}
+
+/// A channel's name without what masquerades and hangups put around it.
+pub fn bare_name(channel: &str) -> &str {
+    let mut name = channel.strip_prefix("AsyncGoto/").unwrap_or(channel);
+    for decoration in ["<ZOMBIE>", "<MASQ>"] {
+        name = name.strip_suffix(decoration).unwrap_or(name);
+    }
+    name
+}
+
+pub fn is_local(channel: &str) -> bool {
+    channel.starts_with("Local/")
+}
+
+/// `1` or `2` of a Local channel's name, and the name without it.
+pub fn local_half(channel: &str) -> Option<(&str, u8)> {
+    let name = bare_name(channel);
+    if !is_local(name) {
+        return None;
+    }
+    if let Some(base) = name.strip_suffix(";1") {
+        return Some((base, 1));
+    }
+    name.strip_suffix(";2").map(|base| (base, 2))
+}
+
+/// The endpoint behind a channel: `PJSIP/1001-tenantA` of `PJSIP/1001-tenantA-00000001`. Only the last `-xxxxxxxx` is
+/// the channel's own.
+pub fn endpoint(channel: &str) -> &str {
+    let name = bare_name(channel);
+    match name.rsplit_once('-') {
+        Some((head, tail)) if is_serial(tail) && head.contains('/') => head,
+        _ => name,
+    }
+}
+
+/// Eight hexadecimal digits in current Asterisk; chan_sip's and older ones are of other lengths.
+fn is_serial(tail: &str) -> bool {
+    (4..=16).contains(&tail.len()) && tail.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// An endpoint without its technology: `1001` of `PJSIP/1001`.
+pub fn peer_of(endpoint: &str) -> &str {
+    endpoint.split_once('/').map_or(endpoint, |(_, peer)| peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_by_their_form() {
+        assert_eq!(Id::parse("1795214890.54"), Some(Id { systemname: "", epoch: 1_795_214_890, counter: 54 }));
+        assert_eq!(Id::parse("pbx-1-1795214890.0").map(|i| i.systemname), Some("pbx-1"));
+        for bad in
+            ["", ".", "1795214890", "1795214890.", "x1795214890.1", "-1795214890.1", "12.5", "N/A", "1795214890.x"]
+        {
+            assert_eq!(Id::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_sort_as_numbers() {
+        assert_eq!(compare("1795214890.9", "1795214890.10"), Ordering::Less);
+        assert_eq!(compare("b-1795214890.9", "a-1795214890.10"), Ordering::Less);
+        assert_eq!(compare("1795214890.9", "odd"), Ordering::Less);
+    }
+
+    #[test]
+    fn only_the_serial_is_stripped() {
+        assert_eq!(endpoint("PJSIP/1001-tenantA-00000001"), "PJSIP/1001-tenantA");
+        assert_eq!(endpoint("SIP/trunk-acme-0a1b2c3d<ZOMBIE>"), "SIP/trunk-acme");
+        assert_eq!(endpoint("PJSIP/1001"), "PJSIP/1001");
+        assert_eq!(local_half("Local/1001@from-queue-00000003;2"), Some(("Local/1001@from-queue-00000003", 2)));
+    }
+}

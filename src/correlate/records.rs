@@ -1,0 +1,144 @@
+//! What only CDRs know, and where they disagree with CEL.
+
+use super::dialling::AppRun;
+use super::media::Media;
+use super::parties::known;
+use super::scene::{Record, Scene};
+use super::shape;
+use crate::call::{CelRow, Content, Discrepancy, Disposition, Recording, RecordingMatch, Timestamp};
+
+/// Account code, user field and AMA flags: of the caller's records first, then of any, then of CEL.
+pub(super) struct Labels {
+    pub accountcode: Option<String>,
+    pub userfield: Option<String>,
+    pub amaflags: Option<String>,
+}
+
+pub(super) fn labels(scene: &Scene<'_>, caller: Option<usize>) -> Labels {
+    let id = caller.map_or("", |c| scene.chans[c].id);
+    let first = |of: fn(&Record<'_>) -> String, cel: fn(&CelRow) -> &str| {
+        let own = scene.records.iter().filter(|r| r.row.uniqueid == id);
+        let all = own.chain(&scene.records).map(of).find(|t| !t.trim().is_empty());
+        let rows = || scene.events.iter().filter(|e| caller.is_none_or(|c| e.ch == c)).map(|e| cel(e.row));
+        all.as_deref().and_then(known).or_else(|| rows().find_map(known))
+    };
+    Labels {
+        accountcode: first(|r| r.row.accountcode.to_string(), |r| &r.accountcode),
+        userfield: first(|r| r.row.userfield.to_string(), |r| &r.userfield),
+        amaflags: first(|r| r.row.amaflags.to_string(), |r| &r.amaflags).map(|f| ama_name(&f)),
+    }
+}
+
+/// Integer columns hold the number of the flag (Asterisk, include/asterisk/channel.h).
+fn ama_name(flag: &str) -> String {
+    match flag {
+        "1" => "OMIT".to_owned(),
+        "2" => "BILLING".to_owned(),
+        "3" => "DOCUMENTATION".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// Recordings from `recordingfile` and from MixMonitor; one of each file. A narrow column may have cut a name short.
+pub(super) fn recordings(scene: &Scene<'_>, runs: &[AppRun<'_>]) -> Vec<Recording> {
+    let mut found: Vec<Recording> = Vec::new();
+    for run in runs.iter().filter(|r| r.is(&["MixMonitor", "Monitor"])) {
+        // Monitor's first argument is the format
+        let path = if run.is(&["MixMonitor"]) { run.first_arg() } else { run.arg(1) };
+        add(&mut found, path, RecordingMatch::MixMonitor, Some(run.start));
+    }
+    for record in &scene.records {
+        add(&mut found, &record.row.recordingfile, RecordingMatch::Cdr, None);
+    }
+    found
+}
+
+fn add(found: &mut Vec<Recording>, path: &str, by: RecordingMatch, at: Option<Timestamp>) {
+    let Some(path) = known(path) else { return };
+    let file = path.rsplit('/').next().unwrap_or(&path).to_owned();
+    if file.is_empty() {
+        return;
+    }
+    let same = found.iter_mut().find(|r| r.file == file || r.file.starts_with(&file) || file.starts_with(&r.file));
+    match same {
+        Some(known) => {
+            if file.len() > known.file.len() {
+                known.file = file;
+                known.format = format_of(&known.file);
+                known.path = None;
+            }
+            known.matched_by = if by == RecordingMatch::Cdr { by } else { known.matched_by };
+            known.started_at = known.started_at.or(at);
+            if known.path.is_none() && path.contains('/') {
+                known.path = Some(path);
+            }
+        }
+        None => found.push(Recording {
+            format: format_of(&file),
+            path: path.contains('/').then_some(path),
+            file,
+            started_at: at,
+            size: None,
+            matched_by: by,
+        }),
+    }
+}
+
+fn format_of(file: &str) -> Option<String> {
+    let (_, ext) = file.rsplit_once('.')?;
+    (!ext.is_empty() && ext.len() <= 5 && ext.bytes().all(|b| b.is_ascii_alphanumeric())).then(|| ext.to_lowercase())
+}
+
+/// Where the records tell another story than the events.
+pub(super) fn discrepancies(
+    scene: &Scene<'_>,
+    media: &Media<'_>,
+    caller: usize,
+    content: &Content,
+) -> Vec<Discrepancy> {
+    let mut found = Vec::new();
+    let mut say = |code: &str, text: String| found.push(Discrepancy { code: code.to_owned(), text });
+    if scene.records.is_empty() {
+        return found;
+    }
+    let with_party = |r: &&Record<'_>| r.row.disposition == Disposition::Answered && !r.row.dstchannel.is_empty();
+    let answered_record = scene.records.iter().find(with_party);
+    if let Some(record) = answered_record
+        && content.answered_at.is_none()
+        && scene.has_bridges
+    {
+        say(
+            "answered_in_cdr_only",
+            format!("CDR says ANSWERED on {}, CEL shows no conversation of the caller", record.row.dstchannel),
+        );
+    }
+    if let Some(at) = content.answered_at
+        && answered_record.is_none()
+        && media.contacts.iter().any(|c| !c.open)
+    {
+        say("answered_in_cel_only", format!("CEL shows a conversation from {at}, no CDR with a callee says ANSWERED"));
+    }
+    let own = || scene.records.iter().filter(|r| r.row.uniqueid == scene.chans[caller].id);
+    if let (Some(first), Some(to)) = (own().next(), &content.to.number)
+        && shape::is_dialled_number(&first.row.dst)
+        && first.row.dst != to.as_str()
+    {
+        say("dst_differs", format!("CDR dst is {}, dialled was {to}", first.row.dst));
+    }
+    let whole: i64 = own().filter_map(|r| r.row.billsec_ms).max().unwrap_or(0);
+    if let Some(talk) = content.talk_s
+        && content.pbx_answered_at.is_none()
+        && whole > talk.millis().saturating_add(2_000)
+    {
+        say(
+            "billsec_exceeds_talk",
+            format!("CDR billsec is {} s, conversation lasted {:.3} s", whole / 1000, talk.as_f64()),
+        );
+    }
+    if let (Some(start), Some(first)) = (content.started_at, own().filter_map(|r| r.start).min())
+        && first.micros().saturating_sub(start.micros()) > 2_000_000
+    {
+        say("cdr_starts_late", format!("the first CDR of the caller starts at {first}, the call at {start}"));
+    }
+    found
+}
