@@ -16,3 +16,4 @@ pub mod config; // every setting, declared once
 pub mod correlate; // pure: rows to calls
 pub mod finding; // what check reports
 pub mod metrics; // every metric, declared once
+pub mod source; // the Source trait; SQL tables
