@@ -17,3 +17,4 @@ pub mod correlate; // pure: rows to calls
 pub mod finding; // what check reports
 pub mod metrics; // every metric, declared once
 pub mod source; // the Source trait; SQL tables
+pub mod store; // the local SQLite: journal, ledger, outbox, positions

@@ -1,0 +1,208 @@
+//! The local SQLite: the only place with SQL for it. One writer thread owns the writing connection; what is asked of it
+//! while it works is committed together, so that one fsync serves many callers. Readers have a connection of their own.
+//!
+//! This module is the way in: [`Store::open`], [`Store::write`], [`Store::read`]. `open` creates, locks and migrates,
+//! `threads` runs the connections; `journal`, `ledger`, `outbox`, `meta`, `retention` and `calls` hold the statements
+//! of their tables as functions of a connection.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::Connection;
+use thiserror::Error;
+
+pub mod calls;
+mod counts;
+pub mod fold;
+pub mod journal;
+pub mod ledger;
+pub mod meta;
+mod open;
+pub mod outbox;
+pub mod retention;
+mod threads;
+
+pub use open::{agent_runs, open_read_only};
+
+use threads::{Reader, Writer};
+
+/// The state file inside the state directory.
+pub const STATE_FILE: &str = "callferry.db";
+pub(crate) const LOCK_FILE: &str = "agent.lock";
+
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("cannot create the state directory {path}: {source}. Set STATE_DIR to a directory this user can write")]
+    Directory { path: PathBuf, source: std::io::Error },
+    #[error("cannot write in the state directory {path}: {source}. Set STATE_DIR to a directory this user can write")]
+    Unwritable { path: PathBuf, source: std::io::Error },
+    #[error("another callferry agent already works on {path}. Stop it, or give this one its own STATE_DIR")]
+    Locked { path: PathBuf },
+    #[error(
+        "the state file {path} is of version {found}, this callferry knows up to {known}. Run the newer callferry, or \
+         start anew with another STATE_DIR"
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "the state file {path} is of version {found}, older than this callferry's {known}. Start `callferry run` once, \
+         which brings it up to date"
+    )]
+    Older { path: PathBuf, found: i64, known: i64 },
+    #[error("there is no state at {path} yet. `callferry run` creates it; STATE_DIR names its directory")]
+    Missing { path: PathBuf },
+    #[error(
+        "cannot read the state file {path}: {detail}. It belongs to the user the agent runs as; run this as that user"
+    )]
+    Unreadable { path: PathBuf, detail: String },
+    #[error(
+        "the state file {path} is damaged: {detail}. Move it away and start again: calls are then read anew and shipped \
+         under the same ids"
+    )]
+    Corrupt { path: PathBuf, detail: String },
+    #[error("state database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("state database holds something unreadable: {0}")]
+    Content(String),
+    #[error("the state database is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// The disk (or the quota) is full: nothing was written, trying again later can succeed.
+    pub fn is_full(&self) -> bool {
+        self.code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
+
+    /// The file is damaged or the writer is gone: trying again is of no use.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Closed | Self::Corrupt { .. })
+            || matches!(self.code(), Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
+    }
+
+    fn code(&self) -> Option<rusqlite::ErrorCode> {
+        match self {
+            Self::Sqlite(e) => e.sqlite_error_code(),
+            _ => None,
+        }
+    }
+
+    /// One failed commit fails every job in it; an error is not `Clone`, so each caller gets its own.
+    fn again(&self) -> Self {
+        match self {
+            Self::Sqlite(rusqlite::Error::SqliteFailure(code, text)) => {
+                Self::Sqlite(rusqlite::Error::SqliteFailure(*code, text.clone()))
+            }
+            Self::Closed => Self::Closed,
+            other => Self::Content(other.to_string()),
+        }
+    }
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// The state, shared by everything that runs in one process. Cloning is cheap. When the last clone goes (or at
+/// [`Store::close`]) the write-ahead log is brought into the database and the agent role is given back.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    writer: Writer,
+    reader: Reader,
+    path: PathBuf,
+    // declared after the threads: both connections are closed before the role is given back
+    lock: Mutex<Option<File>>,
+}
+
+impl Store {
+    /// Opens (or creates) the state in `dir`, takes the agent role, brings the schema up to date.
+    pub fn open(dir: &Path) -> Result<Self> {
+        open::create_private_dir(dir)?;
+        let lock = open::take_role(dir)?;
+        let path = dir.join(STATE_FILE);
+        let mut conn = open::open_writer(&path)?;
+        open::migrate(&mut conn, &path)?;
+        let read = open::open_reader(&path)?;
+        Ok(Self(Arc::new(Inner {
+            writer: Writer::start(conn),
+            reader: Reader::start(read),
+            path,
+            lock: Mutex::new(Some(lock)),
+        })))
+    }
+
+    /// Path of the state file.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Bytes of the state on disk, write-ahead log included.
+    pub fn size(&self) -> u64 {
+        let length = |suffix: &str| {
+            let mut name = self.0.path.clone().into_os_string();
+            name.push(suffix);
+            fs::metadata(PathBuf::from(name)).map_or(0, |m| m.len())
+        };
+        length("") + length("-wal")
+    }
+
+    /// Runs `f` in a transaction of the writer. Returns after the commit: what `f` wrote is durable then. An error
+    /// undoes what `f` did and nothing else.
+    pub async fn write<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.0.writer.run(f).await
+    }
+
+    /// [`Store::write`] for a thread of its own. Not to be called from async code that others wait for.
+    pub fn write_blocking<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.0.writer.run_blocking(f)
+    }
+
+    /// Runs `f` on the reading connection, in one snapshot.
+    pub async fn read<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.0.reader.run(f).await
+    }
+
+    /// [`Store::read`] for a thread of its own.
+    pub fn read_blocking<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.0.reader.run_blocking(f)
+    }
+
+    /// Finishes what was asked, brings the write-ahead log into the database, closes both connections and gives the
+    /// agent role back. Whoever still holds a clone gets [`StoreError::Closed`] from now on.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        self.reader.stop();
+        self.writer.stop();
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

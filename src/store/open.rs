@@ -1,0 +1,160 @@
+//! Creating, locking and migrating the state file. Everything that can be wrong with it at a start is told here.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+
+use super::{LOCK_FILE, Result, STATE_FILE, StoreError};
+
+/// The schema, in order; the position in this list is the version kept in `PRAGMA user_version`.
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/0001_state.sql"), include_str!("../../migrations/0002_rules.sql")];
+
+/// Pages of write-ahead log after which a commit also carries it into the database: 16 MB.
+const WAL_PAGES: i64 = 4_000;
+
+/// Opens the state for a command that only looks, beside a running agent or without one.
+pub fn open_read_only(dir: &Path) -> Result<Connection> {
+    let path = dir.join(STATE_FILE);
+    if !path.exists() {
+        return Err(StoreError::Missing { path });
+    }
+    let conn = match open_reader(&path) {
+        Err(StoreError::Sqlite(e))
+            if matches!(
+                e.sqlite_error_code(),
+                Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly)
+            ) =>
+        {
+            return Err(StoreError::Unreadable { path, detail: e.to_string() });
+        }
+        other => other?,
+    };
+    let found = version(&conn)?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(StoreError::Newer { path, found, known });
+    }
+    if found < known {
+        return Err(StoreError::Older { path, found, known });
+    }
+    Ok(conn)
+}
+
+/// Creates the directory for this user alone; one that exists is left as it is.
+pub(super) fn create_private_dir(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir).map_err(|source| StoreError::Directory { path: dir.to_owned(), source })
+}
+
+fn private_file(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// The role is an advisory lock: it goes with the process, however that ends.
+pub(super) fn take_role(dir: &Path) -> Result<File> {
+    let unwritable = |source| StoreError::Unwritable { path: dir.to_owned(), source };
+    let file = private_file(&dir.join(LOCK_FILE)).map_err(unwritable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked { path: dir.to_owned() }),
+        Err(fs::TryLockError::Error(e)) => Err(unwritable(e)),
+    }
+}
+
+/// Whether an agent holds the role on `dir`. Looking does not take it.
+pub fn agent_runs(dir: &Path) -> bool {
+    let Ok(lock) = File::open(dir.join(LOCK_FILE)) else { return false };
+    matches!(lock.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
+}
+
+pub(super) fn open_writer(path: &Path) -> Result<Connection> {
+    // created here, with its mode, before SQLite opens it; its -wal and -shm files take the mode over
+    let file = private_file(path).map_err(|source| StoreError::Unwritable { path: path.to_owned(), source })?;
+    keep_private(&file);
+    drop(file);
+    let conn = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let settings = || -> rusqlite::Result<()> {
+        // has to stand before the first table
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "secure_delete", "ON")?;
+        conn.pragma_update(None, "foreign_keys", "ON")?;
+        conn.pragma_update(None, "cache_size", -8_000)?;
+        conn.pragma_update_and_check(None, "wal_autocheckpoint", WAL_PAGES, |_| Ok(()))?;
+        conn.pragma_update_and_check(None, "journal_size_limit", WAL_PAGES * 4_096, |_| Ok(()))?;
+        Ok(())
+    };
+    settings().map_err(|e| told(path, e))?;
+    Ok(conn)
+}
+
+pub(super) fn open_reader(path: &Path) -> Result<Connection> {
+    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    // 3.51.3 is the first SQLite without the WAL-reset corruption bug
+    assert!(rusqlite::version_number() >= 3_051_003, "bundled SQLite {} is too old", rusqlite::version());
+    let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.set_prepared_statement_cache_capacity(128);
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).map_err(|e| told(path, e))?;
+    Ok(conn)
+}
+
+/// A state that others may read (an old one, one restored from a backup) is made private where this user may do so.
+fn keep_private(file: &File) {
+    #[cfg(unix)]
+    if let Ok(meta) = file.metadata() {
+        use std::os::unix::fs::PermissionsExt;
+        if meta.permissions().mode() & 0o077 != 0 {
+            let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+        }
+    }
+}
+
+fn told(path: &Path, e: rusqlite::Error) -> StoreError {
+    match e.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            StoreError::Corrupt { path: path.to_owned(), detail: e.to_string() }
+        }
+        _ => StoreError::Sqlite(e),
+    }
+}
+
+fn version(conn: &Connection) -> Result<i64> {
+    Ok(conn.query_row("PRAGMA user_version", [], |r| r.get(0))?)
+}
+
+pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<()> {
+    let found = version(conn)?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known });
+    }
+    let missing = usize::try_from(found).ok().and_then(|from| MIGRATIONS.get(from..)).unwrap_or_default();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for migration in missing {
+        tx.execute_batch(migration)?;
+    }
+    tx.pragma_update(None, "user_version", known)?;
+    tx.commit()?;
+    Ok(())
+}

@@ -1,0 +1,242 @@
+use rusqlite::Connection;
+
+use super::*;
+
+const SINK: &str = "webhook";
+const ALL: Page = Page { deliveries: 100, bytes: 1 << 20, rows: true };
+
+fn at(secs: i64) -> Timestamp {
+    Timestamp::from_secs(secs)
+}
+
+fn state() -> Connection {
+    let conn = Connection::open_in_memory().expect("memory database");
+    conn.execute_batch(include_str!("../../../migrations/0001_state.sql")).expect("schema");
+    for call in 1..=9 {
+        conn.execute(
+            "INSERT INTO ledger (call, id, revision, state, content_hash, updated_at) VALUES (?1, ?2, 1, 'shipped', x'', 0)",
+            params![call, format!("pbx:{call}.1")],
+        )
+        .expect("ledger row");
+    }
+    conn
+}
+
+fn put(conn: &Connection, call: i64, revision: i64, after: Option<(i64, i64)>) -> usize {
+    let id = format!("pbx:{call}.1");
+    let body = format!("{{\"id\":\"{id}\",\"revision\":{revision}}}");
+    let new = NewRevision { call, id: &id, revision, body: &body, rows: Some(b"rows"), after };
+    enqueue(conn, &new, &[SINK], at(10 + revision)).expect("enqueue")
+}
+
+/// The keys that are due.
+fn keys(conn: &Connection) -> Vec<String> {
+    due(conn, SINK, at(1_000_000), ALL).expect("due").iter().map(Due::key).collect()
+}
+
+fn take(conn: &Connection, key: &str, batch: Option<&str>) -> i64 {
+    let found = due(conn, SINK, at(1_000_000), ALL).expect("due");
+    let delivery = found.iter().find(|d| d.key() == key).unwrap_or_else(|| panic!("{key} is not due")).delivery;
+    let claim_one = Claim { delivery, body: None, batch: batch.map(str::to_owned) };
+    assert_eq!(claim(conn, &[vec![claim_one]]).expect("claim"), [true]);
+    delivery
+}
+
+fn end(conn: &Connection, delivery: i64, outcome: Outcome) {
+    record(conn, &[(delivery, outcome)], at(500)).expect("record");
+}
+
+fn retry() -> Outcome {
+    Outcome::Retry { due_at: at(600), age: 7, tried_up: 8, error: "503".to_owned() }
+}
+
+fn dead() -> Outcome {
+    Outcome::Dead { error: "422".to_owned(), refused: true }
+}
+
+fn state_of(conn: &Connection, key: &str) -> i64 {
+    conn.query_row("SELECT state FROM delivery WHERE call_id || '/' || revision = ?1", [key], |r| r.get(0))
+        .expect("delivery")
+}
+
+#[test]
+fn a_newer_revision_takes_the_place_of_a_waiting_one() {
+    let conn = state();
+    assert_eq!(put(&conn, 1, 1, None), 0);
+    assert_eq!(put(&conn, 2, 1, None), 0);
+    assert_eq!(put(&conn, 1, 2, None), 1);
+    assert_eq!(keys(&conn), ["pbx:2.1/1", "pbx:1.1/2"]);
+    assert_eq!(state_of(&conn, "pbx:1.1/1"), 3);
+}
+
+#[test]
+fn a_revision_in_flight_is_waited_for_also_after_a_crash() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    let first = take(&conn, "pbx:1.1/1", None);
+    assert_eq!(put(&conn, 1, 2, None), 0, "in flight: not superseded");
+    assert_eq!(keys(&conn), [""; 0], "and not overtaken");
+    // the process ends here and starts again
+    assert_eq!(recover(&conn, SINK).expect("recover"), 1);
+    assert_eq!(keys(&conn), ["pbx:1.1/1"]);
+    assert_eq!(take(&conn, "pbx:1.1/1", None), first);
+    end(&conn, first, Outcome::Delivered);
+    assert_eq!(keys(&conn), ["pbx:1.1/2"]);
+}
+
+#[test]
+fn an_attempt_that_failed_gives_way_to_the_newer_revision() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    let first = take(&conn, "pbx:1.1/1", None);
+    put(&conn, 1, 2, None);
+    end(&conn, first, retry());
+    assert_eq!(state_of(&conn, "pbx:1.1/1"), 3);
+    assert_eq!(keys(&conn), ["pbx:1.1/2"]);
+}
+
+#[test]
+fn a_batch_that_was_sent_keeps_its_members_until_answered() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    put(&conn, 2, 1, None);
+    let one = take(&conn, "pbx:1.1/1", Some("b"));
+    let two = take(&conn, "pbx:2.1/1", Some("b"));
+    end(&conn, one, retry());
+    end(&conn, two, retry());
+    assert_eq!(put(&conn, 1, 2, None), 0);
+    assert_eq!(keys(&conn), ["pbx:1.1/1", "pbx:2.1/1"], "both again, the newer one waits");
+    let small = Page { deliveries: 1, ..ALL };
+    assert_eq!(due(&conn, SINK, at(1_000), small).expect("due").len(), 2, "a batch is loaded whole");
+}
+
+#[test]
+fn a_dead_revision_does_not_block_and_comes_back_only_as_the_newest() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    let first = take(&conn, "pbx:1.1/1", None);
+    end(&conn, first, dead());
+    assert_eq!(counts(&conn, SINK).expect("counts"), Counts { pending: 0, dead: 1, oldest: None });
+    put(&conn, 1, 2, None);
+    assert_eq!(keys(&conn), ["pbx:1.1/2"]);
+    assert!(!revive(&conn, first, at(700)).expect("revive"), "it would overtake nothing but itself");
+    assert_eq!(state_of(&conn, "pbx:1.1/1"), 3);
+}
+
+#[test]
+fn a_tombstone_waits_for_its_survivor() {
+    let conn = state();
+    put(&conn, 2, 1, None);
+    put(&conn, 1, 2, None);
+    put(&conn, 2, 2, Some((1, 2)));
+    assert_eq!(keys(&conn), ["pbx:1.1/2"]);
+    let survivor = take(&conn, "pbx:1.1/2", None);
+    assert_eq!(keys(&conn), [""; 0]);
+    end(&conn, survivor, Outcome::Delivered);
+    assert_eq!(keys(&conn), ["pbx:2.1/2"]);
+}
+
+#[test]
+fn a_tombstone_follows_its_survivor_to_a_newer_revision_and_into_death() {
+    let conn = state();
+    put(&conn, 1, 2, None);
+    put(&conn, 2, 2, Some((1, 2)));
+    put(&conn, 1, 3, None);
+    assert_eq!(keys(&conn), ["pbx:1.1/3"]);
+    let survivor = take(&conn, "pbx:1.1/3", None);
+    end(&conn, survivor, dead());
+    assert_eq!(state_of(&conn, "pbx:2.1/2"), 2);
+    put(&conn, 3, 2, Some((1, 3)));
+    assert_eq!(state_of(&conn, "pbx:3.1/2"), 2, "enqueued after its survivor died");
+    assert!(revive(&conn, survivor, at(700)).expect("revive"));
+    assert_eq!(keys(&conn), ["pbx:1.1/3"], "survivor first");
+    let survivor = take(&conn, "pbx:1.1/3", None);
+    end(&conn, survivor, Outcome::Delivered);
+    assert_eq!(keys(&conn), ["pbx:2.1/2", "pbx:3.1/2"]);
+}
+
+#[test]
+fn a_claim_notices_what_was_superseded_meanwhile() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    put(&conn, 2, 1, None);
+    let found = due(&conn, SINK, at(1_000), ALL).expect("due");
+    put(&conn, 1, 2, None);
+    let claims: Vec<Vec<Claim>> =
+        found.iter().map(|d| vec![Claim { delivery: d.delivery, body: Some(b"x".to_vec()), batch: None }]).collect();
+    assert_eq!(claim(&conn, &claims).expect("claim"), [false, true]);
+}
+
+#[test]
+fn bytes_freeze_at_the_first_attempt() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    for bytes in [b"first", b"again"] {
+        let delivery = due(&conn, SINK, at(1_000), ALL).expect("due")[0].delivery;
+        claim(&conn, &[vec![Claim { delivery, body: Some(bytes.to_vec()), batch: None }]]).expect("claim");
+        end(&conn, delivery, retry());
+    }
+    assert_eq!(due(&conn, SINK, at(1_000), ALL).expect("due")[0].body.as_deref(), Some(&b"first"[..]));
+    assert_eq!(next_due(&conn, SINK, at(599)).expect("next"), Some(at(600)));
+}
+
+#[test]
+fn pages_are_bounded_by_bytes_and_number() {
+    let conn = state();
+    for call in 1..=9 {
+        put(&conn, call, 1, None);
+    }
+    let of =
+        |deliveries, bytes| due(&conn, SINK, at(1_000), Page { deliveries, bytes, rows: false }).expect("due").len();
+    assert_eq!(of(4, 1 << 20), 4);
+    assert_eq!(of(100, 80), 2);
+    assert_eq!(of(100, 1), 1, "one goes whatever its size");
+}
+
+#[test]
+fn rows_go_when_every_sink_has_them() {
+    let conn = state();
+    let new = NewRevision { call: 1, id: "pbx:1.1", revision: 1, body: "{}", rows: Some(b"rows"), after: None };
+    enqueue(&conn, &new, &["webhook", "sipstack"], at(1)).expect("enqueue");
+    let rows =
+        || -> Option<Vec<u8>> { conn.query_row("SELECT rows FROM document", [], |r| r.get(0)).expect("document") };
+    record(&conn, &[(1, Outcome::Delivered)], at(2)).expect("record");
+    release_rows(&conn, &[1]).expect("release");
+    assert!(rows().is_some());
+    record(&conn, &[(2, Outcome::Delivered)], at(2)).expect("record");
+    release_rows(&conn, &[2]).expect("release");
+    assert!(rows().is_none());
+}
+
+#[test]
+fn old_deliveries_expire_and_clocks_are_mended() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    put(&conn, 2, 5, None);
+    assert_eq!(expire(&conn, SINK, at(12), at(900), "the sink was down for 14 days").expect("expire"), 1);
+    assert_eq!(state_of(&conn, "pbx:1.1/1"), 2);
+    let two = take(&conn, "pbx:2.1/5", None);
+    end(&conn, two, Outcome::Retry { due_at: at(99_999_999), age: 0, tried_up: 0, error: String::new() });
+    assert_eq!(mend_clock(&conn, SINK, at(900), at(10_000)).expect("mend"), 1);
+    assert_eq!(next_due(&conn, SINK, at(0)).expect("next"), Some(at(900)));
+}
+
+#[test]
+fn what_is_due_is_found_by_index() {
+    let conn = state();
+    let plan = |sql: &str| -> String {
+        let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("plan");
+        let rows = statement.query_map([], |r| r.get::<_, String>(3)).expect("plan");
+        rows.map(|r| r.expect("line")).collect::<Vec<_>>().join("\n")
+    };
+    let text = plan(
+        "SELECT d.delivery FROM delivery d JOIN document o ON o.doc = d.doc
+          WHERE d.sink = 'a' AND d.state = 0 AND d.flight = 0 AND d.due_at <= 5
+            AND NOT EXISTS (SELECT 1 FROM delivery e WHERE e.call = d.call AND e.sink = d.sink
+                            AND e.revision < d.revision AND e.state = 0)
+          ORDER BY d.due_at, d.delivery LIMIT 5",
+    );
+    assert!(text.contains("delivery_due") && !text.contains("SCAN") && !text.contains("TEMP B-TREE"), "{text}");
+    let text = plan("SELECT queued_at FROM delivery WHERE sink = 'a' AND state = 0 ORDER BY delivery LIMIT 1");
+    assert!(text.contains("delivery_pending"), "{text}");
+}

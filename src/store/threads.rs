@@ -1,0 +1,235 @@
+//! The two threads that own the connections. Writing jobs that wait are committed together (group commit); each runs in
+//! a savepoint of its own, so that one that fails undoes only itself.
+//!
+//! Bounded by construction: an async caller holds one of [`WAITING_MAX`] permits, a blocking caller is a thread that
+//! waits for its answer.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{Result, StoreError};
+
+/// How many async callers may have a job waiting at one thread.
+const WAITING_MAX: usize = 256;
+
+/// How many waiting jobs one transaction takes up. More would not save fsyncs but would delay the first caller.
+const GROUP_COMMIT_MAX: usize = 64;
+
+/// Tells a job's caller how it ended, given what became of the commit.
+type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
+/// A job gets the connection inside a transaction, or the reason why there is none.
+type WriteJob = Box<dyn FnOnce(std::result::Result<&Connection, &StoreError>) -> Answer + Send>;
+type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
+
+/// A thread with a queue of jobs in front of it.
+struct Worker<J> {
+    jobs: Mutex<Option<mpsc::Sender<J>>>,
+    permits: Arc<Semaphore>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<J: Send + 'static> Worker<J> {
+    fn start(name: &str, work: impl FnOnce(mpsc::Receiver<J>) + Send + 'static) -> Self {
+        let (jobs, queue) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || work(queue))
+            .expect("the operating system refuses a thread at start");
+        Self {
+            jobs: Mutex::new(Some(jobs)),
+            permits: Arc::new(Semaphore::new(WAITING_MAX)),
+            thread: Mutex::new(Some(thread)),
+        }
+    }
+
+    fn submit(&self, job: J) -> Result<()> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(StoreError::Closed)
+    }
+
+    /// Takes no more jobs, does those that wait, closes the connection.
+    fn stop(&self) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+            // should the last owner of the state be a job itself, its thread ends after it
+            && thread.thread().id() != thread::current().id()
+        {
+            // a panic there has been printed by the thread itself
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(super) struct Writer(Worker<WriteJob>);
+
+impl Writer {
+    pub(super) fn start(conn: Connection) -> Self {
+        Self(Worker::start("state-write", move |queue| write_loop(&conn, &queue)))
+    }
+
+    pub(super) async fn run<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let (tx, rx) = oneshot::channel();
+        self.0.submit(write_job(f, move |done| {
+            let _ = tx.send(done);
+            drop(permit);
+        }))?;
+        rx.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn run_blocking<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (tx, rx) = mpsc::sync_channel(1);
+        self.0.submit(write_job(f, move |done| {
+            let _ = tx.send(done);
+        }))?;
+        rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+pub(super) struct Reader(Worker<ReadJob>);
+
+impl Reader {
+    pub(super) fn start(conn: Connection) -> Self {
+        Self(Worker::start("state-read", move |queue: mpsc::Receiver<ReadJob>| {
+            while let Ok(job) = queue.recv() {
+                job(&conn);
+            }
+        }))
+    }
+
+    pub(super) async fn run<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let (tx, rx) = oneshot::channel();
+        self.0.submit(Box::new(move |conn| {
+            let _ = tx.send(in_snapshot(conn, f));
+            drop(permit);
+        }))?;
+        rx.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn run_blocking<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (tx, rx) = mpsc::sync_channel(1);
+        self.0.submit(Box::new(move |conn| {
+            let _ = tx.send(in_snapshot(conn, f));
+        }))?;
+        rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+fn write_job<T, F>(f: F, answer: impl FnOnce(Result<T>) + Send + 'static) -> WriteJob
+where
+    T: Send + 'static,
+    F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+{
+    Box::new(move |conn| {
+        let done = match conn {
+            Ok(conn) => in_savepoint(conn, f),
+            Err(e) => Err(e.again()),
+        };
+        Box::new(move |lost| {
+            answer(match lost {
+                Some(e) if done.is_ok() => Err(e.again()),
+                _ => done,
+            });
+        })
+    })
+}
+
+fn write_loop(conn: &Connection, queue: &mpsc::Receiver<WriteJob>) {
+    while let Ok(first) = queue.recv() {
+        if let Err(e) = run(conn, "BEGIN IMMEDIATE") {
+            first(Err(&e))(None);
+            continue;
+        }
+        let mut answers = vec![first(Ok(conn))];
+        // a full disk or an I/O error can undo the whole transaction: then nothing more may run as though in it
+        while answers.len() < GROUP_COMMIT_MAX && !conn.is_autocommit() {
+            match queue.try_recv() {
+                Ok(job) => answers.push(job(Ok(conn))),
+                Err(_) => break,
+            }
+        }
+        let lost = if conn.is_autocommit() {
+            Some(rolled_back())
+        } else {
+            let error = run(conn, "COMMIT").err();
+            if error.is_some() && !conn.is_autocommit() {
+                // an error here means that SQLite rolled back by itself
+                let _ = run(conn, "ROLLBACK");
+            }
+            error
+        };
+        for answer in answers {
+            answer(lost.as_ref());
+        }
+    }
+    // leave a small file behind: the write-ahead log goes into the database
+    let _ = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+}
+
+/// For the jobs that had succeeded when a later one's error undid the transaction they shared.
+fn rolled_back() -> StoreError {
+    StoreError::Sqlite(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
+        Some("the transaction was rolled back: the disk is full or failing".to_owned()),
+    ))
+}
+
+fn run(conn: &Connection, sql: &str) -> Result<()> {
+    conn.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
+
+fn in_savepoint<T>(conn: &Connection, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    run(conn, "SAVEPOINT job")?;
+    match f(conn) {
+        Ok(value) => {
+            run(conn, "RELEASE job")?;
+            Ok(value)
+        }
+        Err(e) => {
+            if !conn.is_autocommit() {
+                run(conn, "ROLLBACK TO job")?;
+                run(conn, "RELEASE job")?;
+            }
+            Err(e)
+        }
+    }
+}
+
+fn in_snapshot<T>(conn: &Connection, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    run(conn, "BEGIN")?;
+    let done = f(conn);
+    let ended = run(conn, "COMMIT");
+    if ended.is_err() && !conn.is_autocommit() {
+        let _ = run(conn, "ROLLBACK");
+    }
+    done
+}
