@@ -16,5 +16,6 @@ pub mod config; // every setting, declared once
 pub mod correlate; // pure: rows to calls
 pub mod finding; // what check reports
 pub mod metrics; // every metric, declared once
+pub mod ship; // dispatcher, retry policy, sinks
 pub mod source; // the Source trait; SQL tables
 pub mod store; // the local SQLite: journal, ledger, outbox, positions

@@ -1,0 +1,376 @@
+//! What the HTTP sinks share: one POST, its answer read within bounds, and the rule for secrets over plain http.
+//!
+//! TLS is rustls on ring with the system's certificates. Redirects are answers, not followed. Nothing here retries.
+
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Method, Response, Url};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Answer, USER_AGENT, policy};
+use crate::config::ConfigError;
+use crate::finding::Finding;
+
+/// Kept of an answer that is not 2xx.
+const EXCERPT_MAX: usize = 2_048;
+/// Read of a 2xx answer so that its connection can serve again; with a larger one the connection is closed.
+const DRAIN_MAX: usize = 64 * 1_024;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+const EXCERPT_TIME: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One endpoint that calls are posted to.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    client: Client,
+    url: Url,
+    /// Without user, password and query: for logs and findings.
+    shown: String,
+    authorization: Option<HeaderValue>,
+    timeout: Duration,
+}
+
+/// What an endpoint is made of, with the names of the settings for messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub url_variable: &'a str,
+    pub url: &'a str,
+    pub token_variable: &'a str,
+    pub token: Option<&'a SecretString>,
+    pub timeout: Duration,
+    pub allow_http: bool,
+    /// Requests at the same time.
+    pub concurrency: usize,
+}
+
+impl Endpoint {
+    pub fn new(target: &Target<'_>) -> Result<Self, ConfigError> {
+        let url_error = |problem: String| ConfigError::new(target.url_variable, problem);
+        let url = Url::parse(target.url).map_err(|e| url_error(format!("is not a URL: {e}")))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            return Err(url_error("is not an http or https URL with a host".to_owned()));
+        }
+        let secret = target.token.is_some() || !url.username().is_empty() || url.password().is_some();
+        let guarded = secret && url.scheme() == "http" && !target.allow_http;
+        if guarded && !is_local_host(url.host_str().unwrap_or_default()) {
+            return Err(url_error(format!(
+                "would send {} unencrypted to {}. Use https, or set ALLOW_HTTP=true if the way there is safe",
+                if target.token.is_some() { target.token_variable } else { "the password inside it" },
+                url.host_str().unwrap_or_default(),
+            )));
+        }
+        let authorization = target.token.map(|token| bearer(target.token_variable, token)).transpose()?;
+        // rustls asks for its provider once a process; a second time changes nothing
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .timeout(target.timeout)
+            .connect_timeout(target.timeout.min(Duration::from_secs(10)))
+            .pool_max_idle_per_host(target.concurrency)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .tcp_nodelay(true);
+        if guarded {
+            builder = builder.dns_resolver(LocalOnly);
+        }
+        let client = builder.build().map_err(|e| url_error(format!("no HTTP client can be made: {}", chain(&e))))?;
+        let shown = shown(&url);
+        Ok(Self { client, url, shown, authorization, timeout: target.timeout })
+    }
+
+    /// The URL without anything secret.
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Posts a body and waits for the answer, at most for the endpoint's timeout.
+    pub async fn post(&self, headers: HeaderMap, body: Vec<u8>) -> Answer {
+        let mut request = self.client.post(self.url.clone()).headers(headers).body(body);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        match request.send().await {
+            Ok(response) => read(response).await,
+            Err(e) => self.failed(&e),
+        }
+    }
+
+    fn failed(&self, e: &reqwest::Error) -> Answer {
+        if e.is_connect() {
+            Answer::Unreachable(format!("cannot connect to {}: {}", self.shown, chain(e)))
+        } else if e.is_timeout() {
+            Answer::Unanswered(format!("no answer from {} within {} s", self.shown, self.timeout.as_secs_f64()))
+        } else {
+            Answer::Unanswered(format!("no answer from {}: {}", self.shown, chain(e)))
+        }
+    }
+
+    /// Connects and asks with HEAD, which hands over nothing.
+    pub async fn check(&self, sink: &str, url_variable: &str, token_variable: &str) -> Vec<Finding> {
+        let topic = format!("sink {sink}");
+        let mut request = self.client.request(Method::HEAD, self.url.clone()).timeout(self.timeout.min(CHECK_TIMEOUT));
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(e) => {
+                let text = policy::describe(&self.failed(&e));
+                let remedy = format!("check {url_variable}, name resolution, firewall and, for https, the certificate");
+                return vec![Finding::problem(topic, text, remedy)];
+            }
+        };
+        let status = response.status();
+        let answered = format!("{} answers {status} to HEAD", self.shown);
+        let no_call = "whether it takes calls shows with the first one: none was sent now";
+        vec![match status.as_u16() {
+            300..=399 => {
+                let to = response.headers().get("location").and_then(|l| l.to_str().ok());
+                let to =
+                    to.and_then(|l| self.url.join(l).ok()).map_or_else(String::new, |u| format!(" to {}", shown(&u)));
+                Finding::problem(
+                    topic,
+                    format!("{answered}: it redirects{to}, and calls are not sent after a redirect"),
+                    format!("set {url_variable} to the final URL"),
+                )
+            }
+            401 | 407 => Finding::warning(
+                topic,
+                format!("{answered}: it does not accept the credentials, or wants none for POST only"),
+                format!("check {token_variable}; {no_call}"),
+            ),
+            403 => Finding::warning(
+                topic,
+                format!("{answered}: the credentials are not allowed here, or HEAD is not"),
+                format!("check {token_variable} and {url_variable}; {no_call}"),
+            ),
+            404 => Finding::warning(
+                topic,
+                format!("{answered}: there is no such path, or it knows POST only"),
+                format!("check the path in {url_variable}; {no_call}"),
+            ),
+            500..=599 => Finding::warning(topic, answered, format!("look at the receiver's log; {no_call}")),
+            _ => Finding::ok(topic, format!("{answered}, so it is reachable; {no_call}")),
+        }]
+    }
+}
+
+fn bearer(variable: &str, token: &SecretString) -> Result<HeaderValue, ConfigError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret().trim()))
+        .map_err(|_| ConfigError::new(variable, "holds characters that cannot stand in an HTTP header"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A key as a header value: everything but visible ASCII percent-encoded (a linkedid may begin with any system name).
+pub fn key_header(key: &str) -> HeaderValue {
+    let mut text = String::with_capacity(key.len());
+    for byte in key.bytes() {
+        if byte.is_ascii_graphic() && byte != b'%' {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("invalid"))
+}
+
+async fn read(mut response: Response) -> Answer {
+    let status = response.status();
+    if status.is_success() {
+        // the answer is the status; the rest is read only to keep the connection
+        let _ = tokio::time::timeout(DRAIN_TIME, take(&mut response, DRAIN_MAX)).await;
+        return Answer::Accepted;
+    }
+    let retry_after = retry_after(response.headers());
+    let body = tokio::time::timeout(EXCERPT_TIME, take(&mut response, EXCERPT_MAX)).await.unwrap_or_default();
+    let excerpt = policy::printable(&String::from_utf8_lossy(&body));
+    Answer::Http { status: status.as_u16(), retry_after, excerpt }
+}
+
+/// At most `most` bytes of the body, unpacked; what comes before an error is kept.
+async fn take(response: &mut Response, most: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    while body.len() < most {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(most - body.len())]),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    body
+}
+
+/// Seconds, or a date measured against the answer's own `Date`, so that no clock has to agree with another.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(secs) = text.parse::<u64>() {
+        return Some(Duration::from_secs(secs));
+    }
+    let date = |s: &str| chrono::DateTime::parse_from_rfc2822(s).ok();
+    let from = headers.get(DATE).and_then(|d| d.to_str().ok()).and_then(date)?;
+    (date(text)? - from).to_std().ok()
+}
+
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// The error and its causes, without the URL.
+fn chain(e: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut source = e.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    if text.is_empty() {
+        if e.is_body() || e.is_decode() { "broken answer".into() } else { "request failed".into() }
+    } else {
+        policy::printable(&text)
+    }
+}
+
+/// Hosts a secret may be sent to over plain http: addresses that are loopback or private, and names that stand for the
+/// machine or the local network. Where such a name leads is looked at again when it is resolved.
+pub fn is_local_host(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return is_private(ip);
+    }
+    let name = bare.trim_end_matches('.').to_ascii_lowercase();
+    let local_domain = [".localhost", ".local", ".internal", ".lan", ".home.arpa"].iter().any(|d| name.ends_with(d));
+    !name.is_empty() && (!name.contains('.') || local_domain)
+}
+
+/// Loopback, RFC 1918, link-local, unique local.
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+/// Resolves names as usual and drops every address that is not private: a secret goes out unencrypted.
+struct LocalOnly;
+
+impl Resolve for LocalOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let private: Vec<_> = found.into_iter().filter(|a| is_private(a.ip())).collect();
+            if private.is_empty() {
+                return Err(format!(
+                    "{} leads to no private address, and a secret is not sent there unencrypted: use https, or \
+                     ALLOW_HTTP=true",
+                    name.as_str()
+                )
+                .into());
+            }
+            Ok(Box::new(private.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str, token: Option<&str>, allow_http: bool) -> Result<Endpoint, ConfigError> {
+        let token = token.map(|t| SecretString::from(t.to_owned()));
+        Endpoint::new(&Target {
+            url_variable: "WEBHOOK_URL",
+            url,
+            token_variable: "WEBHOOK_TOKEN",
+            token: token.as_ref(),
+            timeout: Duration::from_secs(1),
+            allow_http,
+            concurrency: 1,
+        })
+    }
+
+    #[test]
+    fn secrets_go_over_plain_http_only_to_the_neighbourhood() {
+        for host in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.20.0.1",
+            "192.168.1.1",
+            "[::1]",
+            "[fd00::1]",
+            "localhost",
+            "receiver",
+            "a.local",
+        ] {
+            assert!(endpoint(&format!("http://{host}/x"), Some("t0ken"), false).is_ok(), "{host}");
+        }
+        for host in
+            ["8.8.8.8", "172.32.0.1", "[2001:db8::1]", "example.com", "localhost.example.com", "[::ffff:8.8.8.8]"]
+        {
+            let url = format!("http://{host}/x");
+            let error = endpoint(&url, Some("t0ken"), false).expect_err(host).to_string();
+            assert!(
+                error.contains("WEBHOOK_TOKEN") && error.contains("ALLOW_HTTP") && !error.contains("t0ken"),
+                "{error}"
+            );
+            assert!(endpoint(&url, Some("t0ken"), true).is_ok());
+            assert!(endpoint(&url, None, false).is_ok(), "no secret, no rule");
+            assert!(endpoint(&format!("http://user:pass@{host}/"), None, false).is_err());
+            assert!(endpoint(&url.replace("http", "https"), Some("t0ken"), false).is_ok());
+        }
+        for url in ["ftp://localhost/", "localhost:80", "file:///etc/passwd", ""] {
+            assert!(endpoint(url, None, true).is_err(), "{url}");
+        }
+        assert!(endpoint("https://a/", Some("line\nbreak"), false).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_local_name_that_leads_outside_is_not_connected_to() {
+        let resolve = |name: &str| LocalOnly.resolve(name.parse().expect("name"));
+        let error = resolve("192.0.2.1").await.err().expect("public").to_string();
+        assert!(error.contains("ALLOW_HTTP"), "{error}");
+        assert!(resolve("127.0.0.1").await.expect("private").count() > 0);
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let endpoint = endpoint("https://user:pa55@example.com/in?key=pa55#x", Some("pa55"), false).expect("endpoint");
+        assert_eq!(endpoint.shown(), "https://example.com/in");
+        assert!(!format!("{:?}", endpoint.authorization).contains("pa55"));
+    }
+
+    #[test]
+    fn keys_fit_into_headers() {
+        assert_eq!(key_header("pbx:1795213604.12/1"), "pbx:1795213604.12/1");
+        assert_eq!(key_header("pbx:büro\n%-1.2/1"), "pbx:b%C3%BCro%0A%25-1.2/1");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("120"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(120)));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("Fri, 20 Nov 2026 22:01:00 GMT"));
+        assert_eq!(retry_after(&headers), None, "a date means nothing without the sender's clock");
+        headers.insert(DATE, HeaderValue::from_static("Fri, 20 Nov 2026 22:00:00 GMT"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_secs(60)));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("soon"));
+        assert_eq!(retry_after(&headers), None);
+    }
+}
