@@ -15,7 +15,9 @@ pub mod call; // the contract: Call, Party, Leg, Step; CelRow, CdrRow
 pub mod config; // every setting, declared once
 pub mod correlate; // pure: rows to calls
 pub mod finding; // what check reports
+pub mod log; // where and how events are written, masked numbers
 pub mod metrics; // every metric, declared once
+pub mod observe; // serving metrics and health
 pub mod ship; // dispatcher, retry policy, sinks
 pub mod source; // the Source trait; SQL tables
 pub mod store; // the local SQLite: journal, ledger, outbox, positions
