@@ -11,6 +11,7 @@
 //! - `source` and `ship` do not know each other; arrows run
 //!   `main → cli → agent → (source | ship | observe) → (correlate | store) → (call | config | finding | metrics)`.
 
+pub mod agent; // the running agent: readers, settling, dispatchers, shutdown order
 pub mod call; // the contract: Call, Party, Leg, Step; CelRow, CdrRow
 pub mod config; // every setting, declared once
 pub mod correlate; // pure: rows to calls

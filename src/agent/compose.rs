@@ -1,0 +1,288 @@
+//! From the rows of one call and what the ledger knows of it to what is to be written: content, hash, who survives, the
+//! revision, documents. Pure: everything it needs is handed in.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use compact_str::CompactString;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::marks::{MarkBook, Marked};
+use crate::call::{CallState, CdrRow, CelEvent, CelRow, Content, Row, SCHEMA, SourceInfo, Timestamp, Tombstone};
+use crate::correlate::{self, CallRows, Rules, Suppressed, Zone, ids};
+use crate::store::fold::{self, HeldRow};
+use crate::store::ledger::{Absorbed, ContentHash, Entry, Key, Settled, State};
+use crate::store::{Result, StoreError};
+
+/// What does not change while the agent runs.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub source: SourceInfo,
+    pub rules: Rules,
+    /// When this state was created; calls that began before begin with a revision that no earlier state can have used.
+    pub created_at: Timestamp,
+    /// Calls that ended before are known and not shipped.
+    pub start_at: Option<Timestamp>,
+    /// Freezes the rows of a call for sinks that send them along; `None` when no sink does.
+    pub freeze_rows: Option<FreezeRows>,
+}
+
+/// Rows and the zone in force to bytes.
+pub type FreezeRows = fn(&CallRows, &Zone) -> Vec<u8>;
+
+/// The rows of one call, built.
+#[derive(Clone, Debug)]
+pub struct Built {
+    pub rows: CallRows,
+    pub content: Content,
+    /// The filter that keeps it back.
+    pub suppressed: Option<Suppressed>,
+    pub hash: ContentHash,
+    pub keys: Vec<Key>,
+    /// Index of the zone it was built in.
+    pub zone: i64,
+    /// Index of the rules it was built by.
+    pub by_rules: i64,
+    pub row_count: i64,
+    /// Newest event, for calls that do not tell their end.
+    pub newest: Option<Timestamp>,
+    pub folded: Vec<u8>,
+}
+
+/// Builds a call's content from its rows. They are folded as they are, and read with the call's own linkedid.
+pub fn build(
+    rows: Vec<HeldRow>,
+    keys: Vec<Key>,
+    (rules, by_rules): (&Rules, i64),
+    zone: (&Zone, i64),
+    book: &MarkBook,
+    newest: Option<Timestamp>,
+) -> Result<Built> {
+    let folded = fold::fold(rows.iter())?;
+    let row_count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
+    let rows = split(&with_own_linkedid(rows, book));
+    let marked = if book.is_empty() { Marked::default() } else { book.of(keys.iter().map(|k| &k.text)) };
+    let mut content = correlate::build(&rows, rules, zone.0, &marked.marks());
+    let hash = hash(&mut content)?;
+    let suppressed = correlate::suppressed(&rows, rules, &content);
+    Ok(Built { rows, content, suppressed, hash, keys, zone: zone.1, by_rules, row_count, newest, folded })
+}
+
+fn split(rows: &[HeldRow]) -> CallRows {
+    let mut split = CallRows::default();
+    for held in rows {
+        match &held.row {
+            Row::Cel(row) => split.cel.push(Arc::clone(row)),
+            Row::Cdr(row) => split.cdr.push(Arc::clone(row)),
+        }
+    }
+    split
+}
+
+/// Over what receivers see of the content: counts of rows and discrepancies change without the call being another.
+fn hash(content: &mut Content) -> Result<ContentHash> {
+    struct Hasher(Sha256);
+    impl std::io::Write for Hasher {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.update(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let rows = std::mem::take(&mut content.rows);
+    let discrepancies = std::mem::take(&mut content.discrepancies);
+    let mut writer = std::io::BufWriter::with_capacity(8_192, Hasher(Sha256::new()));
+    let written = serde_json::to_writer(&mut writer, &*content);
+    content.rows = rows;
+    content.discrepancies = discrepancies;
+    written.map_err(|e| StoreError::Content(e.to_string()))?;
+    let digest = writer.into_inner().map_err(|e| StoreError::Content(e.to_string()))?.0.finalize();
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest[..16]);
+    Ok(short)
+}
+
+/// The id a call gets when it is recorded first.
+pub fn id_of(frame: &Frame, content: &Content) -> String {
+    format!("{}:{}", frame.source.id, content.linkedid)
+}
+
+/// Decides what becomes of a built call: `entries` are the calls of the ledger that its rows belong to.
+pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, frozen: bool) -> Result<Settled> {
+    let linkedid = |id: &str| id.split_once(':').map_or_else(|| id.to_owned(), |(_, l)| l.to_owned());
+    let mut order: Vec<&Entry> = entries.iter().filter(|e| e.state != State::Merged).collect();
+    // what was shipped survives; of those the older
+    order.sort_by(|a, b| {
+        let shipped = |e: &Entry| e.state != State::Shipped;
+        shipped(a).cmp(&shipped(b)).then_with(|| ids::compare(&linkedid(&a.id), &linkedid(&b.id)))
+    });
+    let survivor = order.first().copied();
+    let others = order.get(1..).unwrap_or_default();
+    let was_shipped = survivor.is_some_and(|e| e.state == State::Shipped);
+
+    let started_at = built.content.started_at;
+    let ended_at = built.content.ended_at.or(built.newest).or(started_at).unwrap_or_default();
+    let supersedes = supersedes(survivor, others);
+    let too_old = !was_shipped && frame.start_at.is_some_and(|t0| ended_at < t0);
+    let changed = survivor.is_none_or(|e| e.hash != built.hash || e.supersedes != supersedes);
+    // what receivers know stays theirs: filters decide about calls that were not shipped yet
+    let suppressed = !too_old && !was_shipped && built.suppressed.is_some();
+    let ships = !too_old && !suppressed && (!was_shipped || changed);
+    // a call that is kept back has a document to look at, and no deliveries
+    let written = ships || suppressed && changed;
+
+    let id = survivor.map_or_else(|| id_of(frame, &built.content), |e| e.id.clone());
+    let revision = match survivor {
+        Some(e) if was_shipped => e.revision + i64::from(ships),
+        _ => first_revision(frame, started_at.unwrap_or(ended_at)),
+    };
+    let document = if written {
+        let call = DocumentRef {
+            schema: SCHEMA,
+            id: &id,
+            revision,
+            supersedes: &supersedes,
+            source: &frame.source,
+            content: &built.content,
+        };
+        Some(serde_json::to_string(&call).map_err(|e| StoreError::Content(e.to_string()))?)
+    } else {
+        None
+    };
+    let raw_rows = frame.freeze_rows.filter(|_| ships).map(|freeze| freeze(&built.rows, zone));
+    let absorbed = others.iter().map(|e| absorbed(e, &id)).collect::<Result<Vec<_>>>()?;
+    let settled = Settled {
+        call: survivor.map(|e| e.call),
+        id,
+        revision,
+        state: if too_old {
+            State::BeforeStart
+        } else if suppressed {
+            State::Suppressed
+        } else {
+            State::Shipped
+        },
+        hash: built.hash,
+        started_at,
+        ended_at,
+        supersedes,
+        frozen,
+        rows: built.row_count,
+        zone: built.zone,
+        rules: built.by_rules,
+        keys: built.keys,
+        document,
+        raw_rows,
+        absorbed,
+        folded: Some(built.folded),
+    };
+    Ok(settled)
+}
+
+/// [`crate::call::Call`] without owning its parts.
+#[derive(Serialize)]
+struct DocumentRef<'a> {
+    schema: &'a str,
+    id: &'a str,
+    revision: i64,
+    supersedes: &'a [String],
+    source: &'a SourceInfo,
+    #[serde(flatten)]
+    content: &'a Content,
+}
+
+/// Every id that receivers know and that this call takes the place of, oldest first.
+fn supersedes(survivor: Option<&Entry>, others: &[&Entry]) -> Vec<String> {
+    let mut all: BTreeSet<&String> = survivor.into_iter().flat_map(|e| &e.supersedes).collect();
+    for other in others.iter().filter(|e| e.state == State::Shipped) {
+        all.insert(&other.id);
+        all.extend(&other.supersedes);
+    }
+    let mut all: Vec<String> = all.into_iter().cloned().collect();
+    let linkedid = |id: &str| id.split_once(':').map_or(id.to_owned(), |(_, l)| l.to_owned());
+    all.sort_by(|a, b| ids::compare(&linkedid(a), &linkedid(b)));
+    all
+}
+
+fn first_revision(frame: &Frame, began: Timestamp) -> i64 {
+    if began < frame.created_at { frame.created_at.secs().max(1) } else { 1 }
+}
+
+fn absorbed(entry: &Entry, into: &str) -> Result<Absorbed> {
+    let told = entry.state == State::Shipped;
+    let revision = entry.revision + i64::from(told);
+    let tombstone = if told {
+        let tombstone = Tombstone {
+            schema: SCHEMA.to_owned(),
+            id: entry.id.clone(),
+            revision,
+            state: CallState::Merged,
+            merged_into: into.to_owned(),
+        };
+        Some(serde_json::to_string(&tombstone).map_err(|e| StoreError::Content(e.to_string()))?)
+    } else {
+        None
+    };
+    Ok(Absorbed { call: entry.call, id: entry.id.clone(), revision, tombstone })
+}
+
+/// The keys that lead to a part of a nailed-up channel's group: what the channel shares with other parts is left out.
+pub fn own_keys(rows: &[HeldRow], book: &MarkBook) -> Vec<Key> {
+    let mut keys = BTreeSet::new();
+    for held in rows {
+        for (text, linkedid) in [(held.row.uniqueid(), false), (held.row.linkedid(), true)] {
+            if !text.is_empty() && (!book.is_nailed(text) || is_of(rows, text)) {
+                keys.insert(Key { text: CompactString::new(text), linkedid });
+            }
+        }
+    }
+    keys.into_iter().collect()
+}
+
+/// Whether these are the rows of the channel itself: of a channel that is nailed up, other calls have the bridges only.
+fn is_of(rows: &[HeldRow], uniqueid: &str) -> bool {
+    rows.iter().any(|held| {
+        held.row.uniqueid() == uniqueid
+            && match &held.row {
+                Row::Cel(r) => !matches!(r.event, CelEvent::BridgeEnter | CelEvent::BridgeExit),
+                Row::Cdr(_) => true,
+            }
+    })
+}
+
+/// A nailed-up channel's linkedid spreads over every call it takes part in. In the rows of one such call it is replaced
+/// by the call's own: the least linkedid that no nailed-up channel has, else the least uniqueid. The channel's own part
+/// keeps it.
+pub fn with_own_linkedid(rows: Vec<HeldRow>, marks: &MarkBook) -> Vec<HeldRow> {
+    if marks.is_empty() || !rows.iter().any(|r| marks.is_nailed(r.row.linkedid())) {
+        return rows;
+    }
+    let least = |texts: &mut dyn Iterator<Item = &str>| {
+        texts.filter(|t| !t.is_empty()).min_by(|a, b| ids::compare(a, b)).map(CompactString::new)
+    };
+    let shared: BTreeSet<CompactString> = rows
+        .iter()
+        .map(|r| r.row.linkedid())
+        .filter(|l| marks.is_nailed(l) && !is_of(&rows, l))
+        .map(CompactString::new)
+        .collect();
+    let is_shared = |l: &str| shared.contains(l);
+    let own = least(&mut rows.iter().map(|r| r.row.linkedid()).filter(|l| !is_shared(l)))
+        .or_else(|| least(&mut rows.iter().map(|r| r.row.uniqueid()).filter(|u| !marks.is_nailed(u))));
+    let Some(own) = own else { return rows };
+    rows.into_iter()
+        .map(|held| {
+            if !shared.contains(held.row.linkedid()) {
+                return held;
+            }
+            let row = match held.row {
+                Row::Cel(row) => Row::Cel(Arc::new(CelRow { linkedid: own.clone(), ..CelRow::clone(&row) })),
+                Row::Cdr(row) => Row::Cdr(Arc::new(CdrRow { linkedid: own.clone(), ..CdrRow::clone(&row) })),
+            };
+            HeldRow { generation: held.generation, row }
+        })
+        .collect()
+}

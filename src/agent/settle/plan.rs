@@ -1,0 +1,423 @@
+//! One step of settling: what is ready is read, built and decided on, then written in one transaction; then, and only
+//! then, memory follows.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use compact_str::CompactString;
+
+use super::arrived::tell_quarantined;
+use super::{META_RESTARTS, Outcome, Settler};
+use crate::agent::compose::{self, Built};
+use crate::agent::marks::Marked;
+use crate::agent::picture::{End, end_of};
+use crate::call::{Row, Timestamp};
+use crate::correlate::completion::Progress;
+use crate::correlate::group::{GroupId, partition};
+use crate::correlate::{Zone, ids};
+use crate::metrics;
+use crate::source::Quarantined;
+use crate::store::fold::{self, HeldRow};
+use crate::store::ledger::{self, Entry, Key, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, Settled, State};
+use crate::store::{Result, journal, meta};
+
+/// What is ready, with its rows.
+pub(super) struct Fetched {
+    group: GroupId,
+    end: End,
+    rows: Vec<HeldRow>,
+    entries: Vec<Entry>,
+}
+
+pub(super) struct Planned {
+    group: GroupId,
+    built: Built,
+    entries: Vec<Entry>,
+    frozen: bool,
+}
+
+type MarkChange = (CompactString, &'static str, Option<Timestamp>);
+
+/// What one transaction is to do.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) calls: Vec<Planned>,
+    /// Groups that are over: their rows leave the journal.
+    pub(super) done: Vec<GroupId>,
+    /// Groups that stay, and when to look again.
+    pub(super) later: Vec<(GroupId, Option<Timestamp>)>,
+    /// (group, rows) of each call written, in the order of the writes.
+    pub(super) parts: Vec<(GroupId, usize)>,
+    pub(super) marks: Vec<MarkChange>,
+    pub(super) refused: Vec<(i64, Quarantined)>,
+    pub(super) gone: Vec<i64>,
+    /// Rows that turned out to be held already.
+    pub(super) again: Vec<HeldRow>,
+    pub(super) outcome: Outcome,
+}
+
+impl Plan {
+    fn give_up(&mut self, group: GroupId, rows: usize) {
+        self.outcome.dropped_rows += rows;
+        self.done.push(group);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.done.is_empty()
+            && self.later.is_empty()
+            && self.parts.is_empty()
+            && self.refused.is_empty()
+            && self.gone.is_empty()
+    }
+}
+
+impl Settler {
+    /// Reads what memory does not hold of these groups.
+    pub(super) fn fetch(&self, groups: &[GroupId]) -> Result<Vec<Fetched>> {
+        let mut fetched = Vec::with_capacity(groups.len());
+        let mut missing: Vec<(usize, Vec<i64>, Vec<i64>)> = Vec::new();
+        for group in groups {
+            let Some(open) = self.picture.get(*group) else { continue };
+            let Some(end) = open.end else { continue };
+            let mut one =
+                Fetched { group: *group, end, rows: Vec::with_capacity(open.rows.len()), entries: Vec::new() };
+            let mut seqs = Vec::new();
+            for held in &open.rows {
+                match &held.row {
+                    Some(row) => one.rows.push(row.clone()),
+                    None => seqs.push(held.seq),
+                }
+            }
+            if !seqs.is_empty() || !open.calls.is_empty() {
+                missing.push((fetched.len(), seqs, open.calls.iter().copied().collect()));
+            }
+            fetched.push(one);
+        }
+        if missing.is_empty() {
+            return Ok(fetched);
+        }
+        let found = self.store.read_blocking(move |conn| {
+            let mut found = Vec::with_capacity(missing.len());
+            for (at, seqs, calls) in missing {
+                let mut rows: Vec<HeldRow> = journal::rows(conn, &seqs)?.into_iter().map(|r| r.held).collect();
+                let mut entries = Vec::new();
+                for call in calls {
+                    rows.extend(ledger::folded(conn, call)?.unwrap_or_default());
+                    entries.extend(ledger::entry(conn, call)?);
+                }
+                found.push((at, rows, entries));
+            }
+            Ok(found)
+        })?;
+        for (at, rows, entries) in found {
+            if let Some(one) = fetched.get_mut(at) {
+                one.rows.extend(rows);
+                one.entries = entries;
+            }
+        }
+        Ok(fetched)
+    }
+
+    /// Adds what is to become of a group to the plan.
+    pub(super) fn plan(&mut self, fetched: Fetched, plan: &mut Plan) -> Result<()> {
+        let Fetched { group, end, rows, entries } = fetched;
+        match end {
+            End::Frozen => {
+                plan.give_up(group, self.picture.get(group).map_or(0, |o| o.rows.len()));
+                return Ok(());
+            }
+            End::Reread => {
+                let known: i64 = entries.iter().map(|e| e.rows).max().unwrap_or_default();
+                if i64::try_from(rows.len()).unwrap_or(i64::MAX) < known {
+                    let id = entries.first().map_or("", |e| e.id.as_str());
+                    tracing::warn!(
+                        call = id,
+                        rows = rows.len(),
+                        known,
+                        "a late row came for a call whose rows are gone here and at the PBX; the call stays as it was shipped"
+                    );
+                    plan.give_up(group, rows.len());
+                    return Ok(());
+                }
+            }
+            End::Nailed => return self.plan_parts(group, rows, false, plan),
+            _ => {}
+        }
+        let Some(open) = self.picture.get(group) else { return Ok(()) };
+        if end == End::TooLarge && open.progress.has_nailed_up() {
+            return self.plan_parts(group, rows, true, plan);
+        }
+        let newest = open.progress.span().map(|(newest, _)| newest);
+        let mut keys = self.picture.keys(group);
+        if !self.book.is_empty() {
+            let own = compose::own_keys(&rows, &self.book);
+            keys.retain(|k| !self.book.is_nailed(&k.text) || own.contains(k));
+        }
+        self.remark(&keys, end, newest, plan);
+        let (rows, again) =
+            if entries.is_empty() && one_generation(&rows) { (rows, Vec::new()) } else { fold::distinct(rows) };
+        plan.again.extend(again);
+        let built = self.build(rows, keys, &entries, newest)?;
+        plan.calls.push(Planned { group, built, entries, frozen: end == End::TooLarge });
+        plan.done.push(group);
+        Ok(())
+    }
+
+    /// A group that a nailed-up channel ties together: each of its calls is judged by itself. Its rows stay in the
+    /// journal until the last of them is over, since only together they tell who is nailed up.
+    /// `all`: it has grown too large and is closed as it is.
+    fn plan_parts(&mut self, group: GroupId, rows: Vec<HeldRow>, all: bool, plan: &mut Plan) -> Result<()> {
+        let Some(zone) = self.zones.last().cloned() else { return Ok(()) };
+        // its rows are in the journal and, of the parts that were shipped, folded as well
+        let (rows, _) = fold::distinct(rows);
+        let plain: Vec<Row> = rows.iter().map(|r| r.row.clone()).collect();
+        let parts: Vec<Vec<HeldRow>> = partition(&plain)
+            .into_iter()
+            .map(|part| part.into_iter().filter_map(|i| rows.get(i).cloned()).collect())
+            .collect();
+        if parts.len() > 1 {
+            self.mark_nailed(&parts, plan);
+        }
+        let mut next: Option<Timestamp> = None;
+        let mut all_over = true;
+        let mut calls = Vec::new();
+        for part in parts {
+            let mut progress = Progress::default();
+            part.iter().for_each(|held| progress.observe(&held.row, &zone));
+            let keys = compose::own_keys(&part, &self.book);
+            let marked = self.book.of(keys.iter().map(|k| &k.text));
+            let (end, due) = end_of(&progress, None, marked, &self.setup.policy, &self.book, self.horizon);
+            let Some(end) = end.or(all.then_some(End::TooLarge)) else {
+                all_over = false;
+                next = match (next, due) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+                continue;
+            };
+            calls.push((part, keys, end, progress.span().map(|(newest, _)| newest)));
+        }
+        let known_parts = self.picture.get(group).map(|o| o.shipped_parts.clone()).unwrap_or_default();
+        for (part, keys, end, newest) in calls {
+            let own = self.entries_of(&keys)?;
+            if !all_over && own.iter().any(|e| known_parts.get(&e.call) == Some(&part.len())) {
+                continue;
+            }
+            self.remark(&keys, end, newest, plan);
+            let built = self.build(part, keys, &own, newest)?;
+            plan.calls.push(Planned { group, built, entries: own, frozen: false });
+        }
+        if all_over {
+            plan.done.push(group);
+        } else {
+            plan.later.push((group, next));
+        }
+        Ok(())
+    }
+
+    /// The ledger's calls that these keys lead to.
+    fn entries_of(&self, keys: &[Key]) -> Result<Vec<Entry>> {
+        let keys = keys.to_vec();
+        self.store.read_blocking(move |conn| ledger::find(conn, keys.iter()))
+    }
+
+    /// A linkedid that several calls of a group carry is that of the nailed-up channel.
+    fn mark_nailed(&mut self, parts: &[Vec<HeldRow>], plan: &mut Plan) {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        for part in parts {
+            let own: BTreeSet<&str> = part.iter().map(|r| r.row.linkedid()).filter(|l| !l.is_empty()).collect();
+            for linkedid in own {
+                *seen.entry(linkedid).or_default() += 1;
+            }
+        }
+        let new: Vec<&str> =
+            seen.into_iter().filter(|(l, n)| *n > 1 && !self.book.is_nailed(l)).map(|(l, _)| l).collect();
+        for linkedid in new {
+            let at = ids::Id::parse(linkedid).map_or(Timestamp::default(), |id| Timestamp::from_secs(id.epoch));
+            self.mark(linkedid.into(), MARK_NAILED, Some(at), plan);
+        }
+    }
+
+    /// Writes down why a call is closed that never ended, and takes back what no longer holds.
+    fn remark(&mut self, keys: &[Key], end: End, newest: Option<Timestamp>, plan: &mut Plan) {
+        let marked = if self.book.is_empty() { Marked::default() } else { self.book.of(keys.iter().map(|k| &k.text)) };
+        let linkedids = || keys.iter().filter(|k| k.linkedid).map(|k| k.text.clone());
+        let least = || {
+            let mut all: Vec<CompactString> = linkedids().collect();
+            all.sort_by(|a, b| ids::compare(a, b));
+            all.into_iter().next().or_else(|| keys.first().map(|k| k.text.clone()))
+        };
+        if let End::Restart(at) = end {
+            if marked.restart != Some(at) {
+                least().into_iter().for_each(|id| self.mark(id, MARK_RESTART, Some(at), plan));
+            }
+        } else if marked.restart.is_some() {
+            // rows came after the restart that was to have closed it
+            keys.iter().for_each(|k| self.mark(k.text.clone(), MARK_RESTART, None, plan));
+        }
+        if matches!(end, End::Timeout | End::TooLarge) {
+            let at = self.horizon.max(newest.unwrap_or_default());
+            least().into_iter().for_each(|id| self.mark(id, MARK_TIMEOUT, Some(at), plan));
+        } else if marked.timeout.is_some() {
+            keys.iter().for_each(|k| self.mark(k.text.clone(), MARK_TIMEOUT, None, plan));
+        }
+    }
+
+    /// In memory at once, since calls of this step are built by it; should writing fail, memory is made anew.
+    fn mark(&mut self, linkedid: CompactString, kind: &'static str, at: Option<Timestamp>, plan: &mut Plan) {
+        match at {
+            Some(at) => self.book.set(&linkedid, kind, at),
+            None => self.book.clear(&linkedid, kind),
+        }
+        plan.marks.push((linkedid, kind, at));
+    }
+
+    fn build(&self, rows: Vec<HeldRow>, keys: Vec<Key>, entries: &[Entry], newest: Option<Timestamp>) -> Result<Built> {
+        let now_in_force = self.zones.len().saturating_sub(1);
+        // a call is rebuilt in the zone it was first built in
+        let index =
+            entries.iter().map(|e| usize::try_from(e.zone).unwrap_or(now_in_force)).min().unwrap_or(now_in_force);
+        let zone = self.zones.get(index).or(self.zones.last()).unwrap_or(&Zone::Fixed(0));
+        let index = i64::try_from(index).unwrap_or_default();
+        // and by the rules of then: a changed setting revises nothing
+        let in_force = self.rules.len().saturating_sub(1);
+        let of = |e: &Entry| usize::try_from(e.rules).unwrap_or(in_force);
+        let by = entries.iter().map(of).min().unwrap_or(in_force);
+        let kept = self.rules.iter().enumerate().skip(by).find_map(|(n, r)| Some((n, r.as_ref()?)));
+        let (by, rules) = kept.unwrap_or((in_force, &self.setup.frame.rules));
+        let rules = (rules, i64::try_from(by).unwrap_or_default());
+        compose::build(rows, keys, rules, (zone, index), &self.book, newest)
+    }
+
+    /// From built calls to what is to be written. A call that gets an id the ledger knows under other keys is that call.
+    pub(super) fn decide(&self, plan: &mut Plan) -> Result<Vec<Settled>> {
+        let frame = &self.setup.frame;
+        let new: Vec<(usize, String)> = plan
+            .calls
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| !c.entries.iter().any(|e| e.state != State::Merged))
+            .map(|(at, c)| (at, compose::id_of(frame, &c.built.content)))
+            .collect();
+        if !new.is_empty() {
+            let known = self.store.read_blocking(move |conn| {
+                let mut known = Vec::new();
+                for (at, id) in new {
+                    let mut id = id;
+                    while let Some(entry) = ledger::by_id(conn, &id)? {
+                        match &entry.merged_into {
+                            Some(into) if *into != id => id.clone_from(into),
+                            _ => {
+                                known.push((at, entry));
+                                break;
+                            }
+                        }
+                    }
+                }
+                Ok(known)
+            })?;
+            for (at, entry) in known {
+                if let Some(call) = plan.calls.get_mut(at) {
+                    call.entries.push(entry);
+                }
+            }
+        }
+        let mut ids = HashSet::new();
+        let mut writes = Vec::with_capacity(plan.calls.len());
+        for call in std::mem::take(&mut plan.calls) {
+            let zone = usize::try_from(call.built.zone).ok().and_then(|z| self.zones.get(z));
+            let rows = call.built.row_count;
+            let direction = call.built.content.direction;
+            let outcome = call.built.content.outcome.map_or("unknown", |o| o.as_str());
+            let filter = call.built.suppressed;
+            let settled =
+                compose::settle(call.built, &call.entries, frame, zone.unwrap_or(&Zone::Fixed(0)), call.frozen)?;
+            let known = settled.call.is_some();
+            let was_shipped = call.entries.iter().any(|e| Some(e.call) == settled.call && e.state == State::Shipped);
+            if !ids.insert(settled.id.clone()) {
+                if plan.parts.iter().any(|(g, _)| *g == call.group) {
+                    tracing::warn!(
+                        id = settled.id,
+                        "two calls of one nailed-up channel have the same id; one is left out"
+                    );
+                } else {
+                    // two groups of one id in one transaction: the second sees the first in the ledger next time
+                    plan.done.retain(|g| *g != call.group);
+                }
+                continue;
+            }
+            let was_suppressed =
+                call.entries.iter().any(|e| Some(e.call) == settled.call && e.state == State::Suppressed);
+            if let (State::Suppressed, false, Some(filter)) = (settled.state, was_suppressed, filter) {
+                metrics::CALLS_SUPPRESSED.with_label_values(&[filter.as_str()]).inc();
+            }
+            if settled.document.is_some() && !was_shipped && settled.state != State::Suppressed {
+                metrics::CALLS.with_label_values(&[direction.as_str(), outcome]).inc();
+            }
+            match &settled.document {
+                _ if settled.state == State::Suppressed => plan.outcome.suppressed += usize::from(!was_suppressed),
+                Some(_) if was_shipped => plan.outcome.revised += 1,
+                Some(_) => plan.outcome.shipped += 1,
+                None if settled.state == State::BeforeStart => plan.outcome.before_start += usize::from(!known),
+                None => plan.outcome.unchanged += 1,
+            }
+            plan.outcome.merged += settled.absorbed.len();
+            plan.parts.push((call.group, usize::try_from(rows).unwrap_or(usize::MAX)));
+            writes.push(settled);
+        }
+        Ok(writes)
+    }
+
+    /// Everything of one step in one transaction; then, and only then, the picture follows.
+    pub(super) fn write(&mut self, plan: &mut Plan, writes: Vec<Settled>, now: Timestamp) -> Result<()> {
+        let mut gone = std::mem::take(&mut plan.gone);
+        for group in &plan.done {
+            gone.extend(self.picture.get(*group).into_iter().flat_map(|o| o.rows.iter().map(|r| r.seq)));
+        }
+        gone.extend(plan.refused.iter().map(|(seq, _)| *seq));
+        let refused = std::mem::take(&mut plan.refused);
+        let marks = std::mem::take(&mut plan.marks);
+        let again = std::mem::take(&mut plan.again);
+        let sinks = self.setup.sinks.clone();
+        let restarts = serde_json::to_string(&self.book.restarts).unwrap_or_default();
+        let calls = self.store.write_blocking(move |conn| {
+            let mut calls = Vec::with_capacity(writes.len());
+            for settled in &writes {
+                calls.push(ledger::record(conn, settled, &sinks, now)?);
+            }
+            for (linkedid, kind, at) in &marks {
+                match at {
+                    Some(at) => ledger::mark(conn, linkedid, kind, *at, now)?,
+                    None => ledger::unmark(conn, linkedid, kind)?,
+                }
+            }
+            for (_, row) in &refused {
+                journal::quarantine(conn, row, now)?;
+            }
+            journal::remove(conn, &mut gone)?;
+            journal::uncount(conn, &again)?;
+            meta::put(conn, META_RESTARTS, &restarts)?;
+            Ok(calls)
+        })?;
+
+        tell_quarantined(self.picture.refused.iter().map(|(_, row)| row));
+        self.picture.refused.clear();
+        self.picture.ignored.clear();
+        for ((group, rows), call) in plan.parts.iter().zip(calls) {
+            if let Some(open) = self.picture.get_mut(*group) {
+                open.calls.insert(call);
+                open.shipped_parts.insert(call, *rows);
+            }
+        }
+        for (group, at) in &plan.later {
+            self.picture.postpone(*group, *at, self.horizon);
+        }
+        for group in &plan.done {
+            self.picture.forget(*group);
+        }
+        Ok(())
+    }
+}
+
+fn one_generation(rows: &[HeldRow]) -> bool {
+    rows.windows(2).all(|pair| matches!(pair, [a, b] if a.generation == b.generation))
+}
