@@ -12,6 +12,7 @@
 //!   `main → cli → agent → (source | ship | observe) → (correlate | store) → (call | config | finding | metrics)`.
 
 pub mod agent; // the running agent: readers, settling, dispatchers, shutdown order
+pub mod ami; // Asterisk manager interface: frames, login, actions, events
 pub mod call; // the contract: Call, Party, Leg, Step; CelRow, CdrRow
 pub mod config; // every setting, declared once
 pub mod correlate; // pure: rows to calls
@@ -19,6 +20,7 @@ pub mod finding; // what check reports
 pub mod log; // where and how events are written, masked numbers
 pub mod metrics; // every metric, declared once
 pub mod observe; // serving metrics and health
+pub mod provision; // the companion: trunks, extensions and queues in Asterisk Realtime
 pub mod ship; // dispatcher, retry policy, sinks
 pub mod source; // the Source trait; SQL tables
 pub mod store; // the local SQLite: journal, ledger, outbox, positions

@@ -1,0 +1,171 @@
+//! One definition to one thing: a trunk, a destination, a secret. Shared by the manifest and `trunk add`.
+
+use std::path::Path;
+
+use secrecy::SecretString;
+
+use super::dialplan::Unmatched;
+use super::error::{Error, Result};
+use super::ident;
+use super::manifest::TrunkDef;
+use super::model::{self, Destination, Mode, Protocol, Secret, Trunk};
+
+/// The id of a trunk: made of host and extension, unless the manifest names the one that stands.
+pub(super) fn id_of(ns: &str, d: &TrunkDef) -> Result<String> {
+    match &d.id {
+        Some(id) => {
+            let id = model::word("id", id)?;
+            if id.len() > ident::MAX_ID || id.contains([':', '.']) {
+                return Err(Error::input(format!(
+                    "id {id} has to be at most {} letters, digits, _ and -",
+                    ident::MAX_ID
+                )));
+            }
+            Ok(id)
+        }
+        None => ident::trunk_id(ns, &model::host("host", &d.host)?, trunk_extension(d)?),
+    }
+}
+
+/// What stands for the extension in a trunk's id.
+pub(super) fn trunk_extension(d: &TrunkDef) -> Result<&str> {
+    match (&d.extension, d.mode.as_deref()) {
+        (Some(extension), _) => Ok(extension),
+        (None, Some("ip")) => Ok("ip"),
+        (None, _) => Err(Error::input("extension is missing: the number this PBX has at the far end")),
+    }
+}
+
+/// A trunk of its definition; shared by the manifest and `trunk add`.
+#[allow(clippy::too_many_arguments, reason = "what a definition does not hold, each of one kind")]
+pub fn trunk_of(
+    ns: &str,
+    d: &TrunkDef,
+    secret: Secret,
+    inbound: Destination,
+    tenant: Option<String>,
+    codecs: &[String],
+    transport: &str,
+    dial_timeout: u32,
+) -> Result<Trunk> {
+    let host = model::host("host", &d.host)?;
+    let extension = model::user("extension", trunk_extension(d)?)?;
+    let mode = match d.mode.as_deref() {
+        None | Some("register") if d.ips.is_empty() => Mode::Register,
+        None | Some("ip") if !d.ips.is_empty() => {
+            Mode::Ip(d.ips.iter().map(|ip| model::address(ip)).collect::<Result<_>>()?)
+        }
+        Some("ip") => return Err(Error::input("mode = \"ip\" needs ips: the addresses calls come from")),
+        Some("register") => {
+            return Err(Error::input("ips belong to mode = \"ip\"; a registering trunk knows its calls"));
+        }
+        Some(other) => return Err(Error::input(format!("mode {} is not register or ip", model::quoted(other)))),
+        None => unreachable!("both cases of no mode are above"),
+    };
+    let protocol = Protocol::parse(d.protocol.as_deref().unwrap_or("udp"))?;
+    let media_encryption = match d.media_encryption.as_deref() {
+        None => None,
+        Some(m @ ("no" | "sdes" | "dtls")) => Some(m.to_owned()),
+        Some(other) => {
+            return Err(Error::input(format!("media_encryption {} is not no, sdes or dtls", model::quoted(other))));
+        }
+    };
+    let default_transport = match protocol {
+        Protocol::Udp => transport.to_owned(),
+        other => format!("transport-{other}"),
+    };
+    let range = |what: &str, value: u32, min: u32, max: u32| {
+        if (min..=max).contains(&value) {
+            Ok(value)
+        } else {
+            Err(Error::input(format!("{what} {value} is not between {min} and {max} seconds")))
+        }
+    };
+    Ok(Trunk {
+        id: id_of(ns, d)?,
+        host,
+        port: d.port.filter(|p| *p != 0),
+        auth_id: model::text("auth_id", d.auth_id.as_deref().unwrap_or(&extension), 40)?,
+        extension,
+        secret,
+        mode,
+        protocol,
+        transport: model::word("transport", d.transport.as_deref().unwrap_or(&default_transport))?,
+        outbound_proxy: d.outbound_proxy.as_deref().map(model::proxy).transpose()?,
+        codecs: codec_list(d.codecs.as_deref().unwrap_or(codecs))?,
+        strip_prefix: d.strip_prefix.clone(),
+        add_prefix: add_prefix(&d.add_prefix)?,
+        unmatched: match d.unmatched.as_deref() {
+            None | Some("pass") => Unmatched::Pass,
+            Some("reject") => Unmatched::Reject,
+            Some(other) => {
+                return Err(Error::input(format!("unmatched {} is not pass or reject", model::quoted(other))));
+            }
+        },
+        from_number: d.from_number.as_deref().map(|n| model::number("from_number", n)).transpose()?,
+        inbound,
+        dids: Vec::new(),
+        tenant,
+        media_encryption,
+        dial_timeout: range("dial_timeout", d.dial_timeout.unwrap_or(dial_timeout), 1, 3600)?,
+        expiration: range("expiration", d.expiration.unwrap_or(300), 30, 86_400)?,
+        qualify_frequency: range("qualify_frequency", d.qualify_frequency.unwrap_or(60), 0, 86_400)?,
+        nat: d.nat,
+    })
+}
+
+/// A destination that refers to nothing of the manifest.
+pub fn destination(text: &str) -> Result<Destination> {
+    let (kind, what) = text.split_once(':').unwrap_or((text, ""));
+    match kind {
+        "stasis" => Ok(Destination::Stasis(model::word("application", what)?)),
+        "goto" => {
+            let parts: Vec<&str> = what.split(',').collect();
+            let [context, exten, priority] = parts.as_slice() else {
+                return Err(Error::input(format!("{} is not goto:context,exten,priority", model::quoted(text))));
+            };
+            let exten = if *exten == "${EXTEN}" { (*exten).to_owned() } else { model::user("exten", exten)? };
+            let (context, priority) = (model::word("context", context)?, model::word("priority", priority)?);
+            Ok(Destination::Goto(format!("{context},{exten},{priority}")))
+        }
+        "voicemail" => {
+            let (mailbox, context) = what.split_once('@').unwrap_or((what, "default"));
+            let (mailbox, context) = (model::number("mailbox", mailbox)?, model::word("context", context)?);
+            Ok(Destination::Voicemail(format!("{mailbox}@{context}")))
+        }
+        "hangup" if what.is_empty() => Ok(Destination::Hangup),
+        _ => Err(Error::input(format!(
+            "{} is none of stasis:app, extension:number, queue:name, voicemail:number, goto:context,exten,priority, hangup",
+            model::quoted(text)
+        ))),
+    }
+}
+
+pub fn secret_of(password: SecretString, realm: Option<&str>) -> Result<Secret> {
+    match realm {
+        Some(realm) => Ok(Secret::Digest { realm: model::text("digest_realm", realm, 40)?, password }),
+        None => Ok(Secret::Password(password)),
+    }
+}
+
+/// A file's one secret, without the line end.
+pub fn password_file(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Error::input(format!("password_file: cannot read {}: {e}", path.display())))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(Error::input(format!("password_file: {} is empty", path.display())));
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn add_prefix(text: &str) -> Result<String> {
+    if text.is_empty() || text == "+" { Ok(text.to_owned()) } else { model::number("add_prefix", text) }
+}
+
+pub(super) fn codec_list(codecs: &[String]) -> Result<Vec<String>> {
+    if codecs.is_empty() {
+        return Err(Error::input("codecs is empty: name at least one"));
+    }
+    codecs.iter().map(|c| model::word("codec", c)).collect()
+}
