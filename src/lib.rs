@@ -14,6 +14,7 @@
 pub mod agent; // the running agent: readers, settling, dispatchers, shutdown order
 pub mod ami; // Asterisk manager interface: frames, login, actions, events
 pub mod call; // the contract: Call, Party, Leg, Step; CelRow, CdrRow
+pub mod cli; // one file a subcommand
 pub mod config; // every setting, declared once
 pub mod correlate; // pure: rows to calls
 pub mod finding; // what check reports

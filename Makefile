@@ -1,0 +1,44 @@
+# `make` lists what there is. Works as root and as any user.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test e2e lint bench image deny build clean
+
+# rustup's default place, for shells that have not been told
+export PATH := $(PATH):$(HOME)/.cargo/bin
+IMAGE ?= callferry:latest
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## build, then carry real captured calls from a SQLite PBX database to a receiver; ends by itself
+	@target/release/callferry demo
+
+build: ## build the release binary, target/release/callferry
+	@scripts/install-missing.sh build
+	cargo build --release --locked
+
+test: ## install what tests need (apt), then format, lint, all tests against real database servers
+	@scripts/install-missing.sh test
+	@scripts/test.sh
+
+e2e: ## provision a real Asterisk and call through it (root; a private root and network namespace, kept in target/e2e)
+	@scripts/install-missing.sh build
+	cargo build --locked
+	@tests/e2e/run || [ $$? = 77 ]
+
+lint: ## format check, clippy with warnings denied, shell scripts, rules and dashboards
+	@scripts/install-missing.sh build
+	@scripts/lint.sh
+
+bench: ## measure the pure parts
+	cargo bench --locked
+
+image: ## build the Docker image
+	docker build --file docker/Dockerfile --tag $(IMAGE) .
+
+deny: ## licences, bans, sources and known vulnerabilities of all dependencies (installs cargo-deny: minutes)
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	@scripts/deny.sh
+
+clean: ## remove what was built
+	cargo clean

@@ -1,0 +1,279 @@
+//! `callferry check`: tries everything a run would need and says what to mend.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::config::{Config, Secrets, Settings, SinkConfig, StateConfig, unknown_names};
+use crate::finding::{Finding, Level};
+use crate::observe;
+use crate::ship;
+use crate::source;
+use crate::store::{self, StoreError};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Returns the exit code: 0 nothing to mend, 2 a setting cannot be used, 3 problems were found.
+pub fn run(args: Args) -> u8 {
+    let config = match super::start_logging(&args.settings.log)
+        .and_then(|()| Secrets::load(&args.settings))
+        .and_then(|secrets| Config::resolve(&args.settings, secrets))
+    {
+        Ok(config) => config,
+        Err(e) => {
+            eprintln!("callferry: {e}");
+            return super::USAGE;
+        }
+    };
+    let runtime = match super::runtime() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("callferry: cannot start: {e}");
+            return super::RUNTIME;
+        }
+    };
+    let findings = runtime.block_on(find(&config));
+    let problems = count(&findings, Level::Problem);
+    if args.json {
+        let warnings = count(&findings, Level::Warning);
+        super::say(format!("{:#}", json!({ "problems": problems, "warnings": warnings, "findings": findings })));
+    } else {
+        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        super::say(page(&findings, colour));
+    }
+    if problems > 0 { super::PROBLEMS } else { super::OK }
+}
+
+async fn find(config: &Config) -> Vec<Finding> {
+    let mut findings = settings_findings(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()));
+    findings.extend(source::check(&config.source).await);
+    findings.extend(sinks(&config.sinks).await);
+    findings.extend(state(&config.state, &config.source.id));
+    let running = store::agent_runs(&config.state.dir);
+    findings.extend(monitoring(config, running).await);
+    findings
+}
+
+fn settings_findings(names: impl Iterator<Item = String>) -> Vec<Finding> {
+    let unknown = unknown_names(names);
+    if unknown.is_empty() {
+        return vec![Finding::ok("settings", "every setting can be used")];
+    }
+    unknown
+        .into_iter()
+        .map(|text| Finding::warning("settings", text, "the names are in .env.example and `callferry run --help`"))
+        .collect()
+}
+
+async fn sinks(configs: &[SinkConfig]) -> Vec<Finding> {
+    let sinks = match ship::sinks(configs) {
+        Ok(sinks) => sinks,
+        Err(e) => return vec![Finding::problem("sinks", e.to_string(), format!("change {}", e.variable))],
+    };
+    futures_util::future::join_all(sinks.iter().map(|s| s.check())).await.into_iter().flatten().collect()
+}
+
+/// The state directory can be written and has room; what is in it can be read.
+fn state(config: &StateConfig, source_id: &str) -> Vec<Finding> {
+    let dir = &config.dir;
+    let shown = dir.display();
+    let mut findings = Vec::new();
+    match try_directory(dir) {
+        Ok(existing) => {
+            findings.push(Finding::ok("state", format!("{shown} can be written")));
+            match free_bytes(&existing) {
+                Ok(free) if free < config.min_free => findings.push(Finding::problem(
+                    "state",
+                    format!("{} MB are free at {shown}", free / 1_000_000),
+                    format!(
+                        "reading stops below STATE_MIN_FREE ({} MB): make room, or set STATE_DIR to another disk",
+                        config.min_free / 1_000_000
+                    ),
+                )),
+                Ok(free) if free < config.min_free + config.max_size => findings.push(Finding::warning(
+                    "state",
+                    format!(
+                        "{} MB are free at {shown}, the state may take {} MB",
+                        free / 1_000_000,
+                        config.max_size / 1_000_000
+                    ),
+                    "fine while receivers take the calls; make room for a long outage, or lower STATE_MAX_SIZE",
+                )),
+                Ok(_) => {}
+                Err(e) => findings.push(Finding::warning(
+                    "state",
+                    format!("the free space at {shown} cannot be told: {e}"),
+                    "watch the disk by other means",
+                )),
+            }
+        }
+        Err(e) => findings.push(Finding::problem(
+            "state",
+            format!("{shown} cannot be written: {e}"),
+            "set STATE_DIR to a directory this user can write (in a container: a volume that belongs to user 1000)",
+        )),
+    }
+    match store::open_read_only(dir) {
+        Ok(conn) => match store::meta::source_id(&conn) {
+            Ok(Some(id)) if id != source_id => findings.push(Finding::problem(
+                "state",
+                format!("{shown} is the state of {id}, and SOURCE_ID is {source_id}"),
+                format!("set SOURCE_ID={id}, or give {source_id} a STATE_DIR of its own"),
+            )),
+            Ok(_) => findings.push(Finding::ok("state", "the state file can be read")),
+            Err(e) => findings.push(Finding::problem("state", e.to_string(), "see docs/operations.md")),
+        },
+        Err(StoreError::Missing { .. }) => {
+            findings.push(Finding::ok("state", "there is no state yet: the first run creates it"));
+        }
+        Err(e) => findings.push(Finding::problem("state", e.to_string(), "see docs/operations.md")),
+    }
+    if store::agent_runs(dir) {
+        findings.push(Finding::ok("state", "an agent is running on it"));
+    }
+    findings
+}
+
+/// Creates and removes a directory where the state is or would be created. Returns the nearest directory that exists.
+fn try_directory(dir: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(dir)?;
+    let existing = absolute.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned();
+    if !existing.is_dir() {
+        return Err(io::Error::other(format!("{} is not a directory", existing.display())));
+    }
+    let probe = existing.join(format!(".callferry-check-{}", std::process::id()));
+    fs::create_dir(&probe)?;
+    let written = fs::write(probe.join("probe"), b"probe");
+    fs::remove_dir_all(&probe)?;
+    written.map(|()| existing)
+}
+
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+async fn monitoring(config: &Config, agent_runs: bool) -> Vec<Finding> {
+    let Some(monitoring) = &config.monitoring else {
+        return vec![Finding::warning(
+            "monitoring",
+            "metrics and health are not served",
+            "set MONITORING_ENABLED=true, so that somebody is told when calls stop coming",
+        )];
+    };
+    let address = monitoring.address;
+    vec![match observe::try_port(monitoring).await {
+        Ok(()) => Finding::ok("monitoring", format!("metrics and health can be served on {address}")),
+        Err(observe::ObserveError::PortInUse { .. }) if agent_runs => {
+            Finding::ok("monitoring", format!("{address} is in use, as it should be while the agent runs"))
+        }
+        Err(e) => Finding::problem("monitoring", e.to_string(), "set MONITORING_PORT to a free port"),
+    }]
+}
+
+fn count(findings: &[Finding], level: Level) -> usize {
+    findings.iter().filter(|f| f.level == level).count()
+}
+
+/// What a person reads: findings by topic, a mark each, the remedy under what needs one.
+fn page(findings: &[Finding], colour: bool) -> String {
+    let paint = |code: &str, text: &str| if colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() };
+    let mut topics: Vec<&str> = Vec::new();
+    for finding in findings {
+        if !topics.contains(&finding.topic.as_str()) {
+            topics.push(&finding.topic);
+        }
+    }
+    let mut page = String::new();
+    for topic in topics {
+        let _ = writeln!(page, "{}", paint("1", topic));
+        for finding in findings.iter().filter(|f| f.topic == topic) {
+            let mark = match finding.level {
+                Level::Ok => paint("32", "✓"),
+                Level::Warning => paint("33", "!"),
+                Level::Problem => paint("31", "✗"),
+            };
+            let _ = writeln!(page, "  {mark} {}", plain(&finding.text));
+            if let Some(remedy) = &finding.remedy {
+                let _ = writeln!(page, "    → {}", plain(remedy));
+            }
+        }
+    }
+    let (problems, warnings) = (count(findings, Level::Problem), count(findings, Level::Warning));
+    let end = match (problems, warnings) {
+        (0, 0) => paint("32", "everything is in order"),
+        (0, n) => paint("33", &format!("ready to run; {n} to look at (!)")),
+        (n, _) => paint("31", &format!("{n} to mend before a run (✗)")),
+    };
+    let _ = write!(page, "\n{end}");
+    page
+}
+
+/// Names of tables, columns and errors come from outside: nothing of them reaches the terminal as a control character.
+fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
+        .collect::<String>()
+        .replace('\n', "\n      ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_groups_topics_and_shows_remedies() {
+        let findings = [
+            Finding::ok("state", "can be written"),
+            Finding::problem("database", "access denied\x1b[2J", "set DB_PASSWORD"),
+            Finding::warning("state", "little room", "make room"),
+        ];
+        assert_eq!(
+            page(&findings, false),
+            "state\n  ✓ can be written\n  ! little room\n    → make room\ndatabase\n  ✗ access denied\u{fffd}[2J\n    → set \
+             DB_PASSWORD\n\n1 to mend before a run (✗)"
+        );
+        assert!(page(&findings, true).contains("\x1b[31m✗\x1b[0m"));
+    }
+
+    #[test]
+    fn a_state_that_can_be_written_is_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = |dir: PathBuf, min_free| StateConfig {
+            dir,
+            retention: std::time::Duration::from_secs(1),
+            max_size: 1,
+            min_free,
+        };
+        let findings = state(&config(dir.path().join("a/b"), 0), "pbx");
+        assert_eq!(count(&findings, Level::Problem), 0, "{findings:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let findings = state(&config(dir.path().join("a/b"), u64::MAX / 2), "pbx");
+        assert!(findings.iter().any(|f| f.text.contains("are free") && f.level == Level::Problem), "{findings:?}");
+
+        fs::write(dir.path().join("file"), "").unwrap();
+        let findings = state(&config(dir.path().join("file"), 0), "pbx");
+        assert_eq!(findings[0].level, Level::Problem, "{findings:?}");
+        assert!(findings[0].remedy.as_deref().unwrap().contains("STATE_DIR"));
+    }
+
+    #[test]
+    fn a_running_agent_is_seen_by_its_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!store::agent_runs(dir.path()));
+        let agent = store::Store::open(dir.path()).unwrap();
+        assert!(store::agent_runs(dir.path()));
+        drop(agent);
+    }
+}

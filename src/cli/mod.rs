@@ -1,0 +1,170 @@
+//! The command line: one file a subcommand. Exit codes: 0 ok, 1 runtime failure, 2 usage or configuration, 3 `check`
+//! found problems.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, ConfigError, LogConfig, LogSettings};
+
+mod calls;
+mod check;
+mod correlate;
+mod demo;
+mod dialplan;
+mod explain;
+mod healthcheck;
+mod provision;
+mod provisioning;
+mod run;
+mod schema;
+mod trunk;
+
+/// What a run of the program ends with.
+pub const OK: u8 = 0;
+pub const RUNTIME: u8 = 1;
+pub const USAGE: u8 = 2;
+pub const PROBLEMS: u8 = 3;
+/// `provision` and `trunk`: what was asked for cannot be done.
+pub const INPUT: u8 = 4;
+pub const SCHEMA: u8 = 5;
+pub const DATABASE: u8 = 6;
+/// Written to the database, not taken up by Asterisk.
+pub const ACTIVATION: u8 = 7;
+
+/// Carries every call from a PBX to where it is needed: none lost, none counted twice.
+#[derive(Parser, Debug)]
+#[command(
+    name = "callferry",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Settings are environment variables, lines of a .env file, or flags; a flag wins over the environment, the environment \
+over the file. Exit codes: 0 ok, 1 runtime failure, 2 usage or configuration, 3 check found problems."
+)]
+struct Cli {
+    /// File with settings [default: .env in the working directory, if there is one]
+    #[arg(long, global = true, value_name = "FILE", env = "ENV_FILE")]
+    env_file: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Read the PBX's database and ship every finished call, until stopped
+    Run(Box<run::Args>),
+    /// Try everything a run would need and say what to mend
+    Check(Box<check::Args>),
+    /// Show the main job on built-in data: real captured calls, from a SQLite PBX database to a receiver
+    Demo(demo::Args),
+    /// Make calls of CEL and CDR rows in CSV files and print one JSON document a line
+    Correlate(Box<correlate::Args>),
+    /// Tell the whole story of one call: its rows, what each led to, the journey
+    Explain(Box<explain::Args>),
+    /// List and show the calls and deliveries the agent knows of
+    Calls(calls::Args),
+    /// Print the JSON Schema of the call document
+    Schema(schema::Args),
+    /// Add, list, show, verify and remove trunks in Asterisk Realtime
+    Trunk(Box<trunk::Args>),
+    /// Trunks, extensions, queues and routes of a file: planned, written, made live, verified
+    Provision(Box<provision::Args>),
+    /// Try strip rules (regular expressions) as Asterisk dialplan patterns
+    Dialplan(dialplan::Args),
+    /// Ask a running agent whether it is healthy (for a container's health check)
+    Healthcheck(healthcheck::Args),
+}
+
+/// Everything `main` does.
+pub fn main() -> ExitCode {
+    // rustls asks for its provider once a process
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let env_file = env_file_argument();
+    match config::load_env(env_file.as_deref()) {
+        Ok(warnings) => warnings.iter().for_each(|w| eprintln!("callferry: {w}")),
+        Err(e) => {
+            eprintln!("callferry: {e}");
+            return ExitCode::from(USAGE);
+        }
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            match wrong_value(&e) {
+                Some(line) => eprintln!("callferry: {line}"),
+                None => e.print().unwrap_or_default(),
+            }
+            return ExitCode::from(if e.use_stderr() { USAGE } else { OK });
+        }
+    };
+    let code = match cli.command {
+        Command::Run(args) => run::run(*args),
+        Command::Check(args) => check::run(*args),
+        Command::Demo(args) => demo::run(args),
+        Command::Correlate(args) => correlate::run(*args),
+        Command::Explain(args) => explain::run(*args),
+        Command::Calls(args) => calls::run(args),
+        Command::Schema(args) => schema::run(args),
+        Command::Trunk(args) => trunk::run(*args),
+        Command::Provision(args) => provision::run(*args),
+        Command::Dialplan(args) => dialplan::run(args),
+        Command::Healthcheck(args) => healthcheck::run(args),
+    };
+    ExitCode::from(code)
+}
+
+/// `--env-file` has to be known before the command line can be parsed: its lines are defaults of other flags.
+fn env_file_argument() -> Option<PathBuf> {
+    let mut args = std::env::args_os().skip(1);
+    while let Some(arg) = args.next() {
+        if arg == "--env-file" {
+            return args.next().map(PathBuf::from);
+        }
+        if let Some(path) = arg.to_str().and_then(|a| a.strip_prefix("--env-file=")) {
+            return Some(PathBuf::from(path));
+        }
+    }
+    std::env::var_os("ENV_FILE").map(PathBuf::from)
+}
+
+/// A value that cannot be read, told like any other wrong setting: by the variable's name, in one line.
+fn wrong_value(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        return None;
+    }
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(s)) => Some(s.clone()),
+        _ => None,
+    };
+    let argument = text(ContextKind::InvalidArg)?;
+    let value = text(ContextKind::InvalidValue)?;
+    // "--db-port <DB_PORT>"
+    let flag = argument.strip_prefix("--")?.split([' ', '=']).next()?;
+    let command = Cli::command();
+    let variable = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .find_map(|a| (a.get_long() == Some(flag)).then(|| a.get_env().map(|e| e.to_string_lossy().into_owned()))?);
+    let problem = std::error::Error::source(error).map_or_else(|| "not allowed".to_owned(), ToString::to_string);
+    Some(ConfigError::new(variable.unwrap_or_else(|| format!("--{flag}")), format!("{value:?}: {problem}")).to_string())
+}
+
+/// Prints a line. A reader that has gone away (`| head`) has seen enough: no reason to fail.
+fn say(line: impl std::fmt::Display) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{line}\n"));
+}
+
+/// The runtime commands use: few threads, since the work is waiting.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
+/// For commands that log: before anything else they do.
+#[allow(dead_code, reason = "commands that log take it up one by one")]
+fn start_logging(settings: &LogSettings) -> Result<(), ConfigError> {
+    crate::log::start(&LogConfig::resolve(settings)?);
+    Ok(())
+}
