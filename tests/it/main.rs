@@ -1,0 +1,23 @@
+//! The integration tests: one binary, one module a subject.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod captures;
+mod demo;
+mod deployment;
+mod documents;
+mod e2e;
+mod env_example;
+mod program;
+mod properties;
+mod provision;
+mod running;
+mod scorer;
+mod settle;
+mod ship;
+mod sipstack_env;
+mod source;
+mod stories;
+mod tenants;

@@ -1,0 +1,6 @@
+//! Provisioning against real servers, on the tables of every Asterisk version.
+
+mod activation;
+mod ara;
+mod engine;
+mod program;

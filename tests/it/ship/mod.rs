@@ -1,0 +1,8 @@
+//! Delivery, against real receivers: a web server, a socket that misbehaves, files, and the example of docs/receivers.md.
+
+mod conformance;
+mod dispatch;
+mod faults;
+mod receiver_example;
+mod sipstack_format;
+mod support;

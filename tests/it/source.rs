@@ -1,0 +1,7 @@
+//! The SQL sources against real servers.
+
+mod conformance;
+mod failures;
+mod ids;
+mod lanes;
+mod schemas;

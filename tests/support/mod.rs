@@ -1,0 +1,13 @@
+//! What integration tests stand on: private database servers, tables as deployments have them, captured rows and what
+//! they are known to have been.
+
+#![allow(dead_code, reason = "each test module uses a part of it")]
+
+pub mod captures;
+pub mod database;
+pub mod expected;
+pub mod mariadb;
+pub mod memory;
+pub mod pbx;
+pub mod postgres;
+pub mod server;
