@@ -63,7 +63,8 @@ CREATE TABLE mark (
 ) STRICT, WITHOUT ROWID;
 
 -- One row a call that was built at least once; kept long after its rows.
--- state: shipped, before_start, merged (into merged_into), suppressed.
+-- state: in_progress (told as one that is up, its rows are in the journal), shipped, before_start, merged (into merged_into),
+-- suppressed. ended_at of one that is up is its newest event.
 CREATE TABLE ledger (
     call         INTEGER PRIMARY KEY,
     id           TEXT NOT NULL UNIQUE,

@@ -112,6 +112,10 @@ pub static CALLS_SUPPRESSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
 pub static REVISIONS: LazyLock<IntCounter> =
     LazyLock::new(|| total("callferry_revisions_total", "Calls queued again because late rows changed them"));
 
+/// Documents of calls that are up put into the outbox.
+pub static UPDATES: LazyLock<IntCounter> =
+    LazyLock::new(|| total("callferry_updates_total", "Documents of calls in progress queued for delivery"));
+
 /// Calls that turned out to be part of another one after they were queued.
 pub static MERGED: LazyLock<IntCounter> =
     LazyLock::new(|| total("callferry_calls_merged_total", "Calls that turned out to be part of another one"));

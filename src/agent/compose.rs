@@ -9,6 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::marks::{MarkBook, Marked};
+use super::progress;
 use crate::call::{CallState, CdrRow, CelEvent, CelRow, Content, Row, SCHEMA, SourceInfo, Timestamp, Tombstone};
 use crate::correlate::{self, CallRows, Rules, Suppressed, Zone, ids};
 use crate::store::fold::{self, HeldRow};
@@ -47,10 +48,24 @@ pub struct Built {
     pub row_count: i64,
     /// Newest event, for calls that do not tell their end.
     pub newest: Option<Timestamp>,
-    pub folded: Vec<u8>,
+    /// `None`: the call is up, and its rows stay in the journal.
+    pub folded: Option<Vec<u8>>,
 }
 
-/// Builds a call's content from its rows. They are folded as they are, and read with the call's own linkedid.
+/// How far a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Over {
+        /// It has too many rows: later ones are dropped.
+        frozen: bool,
+    },
+    Up {
+        /// It is told again though nothing changed.
+        again: bool,
+    },
+}
+
+/// Builds a call's content from its rows. Those of a call that is over are folded as they are, and read with the call's own linkedid.
 pub fn build(
     rows: Vec<HeldRow>,
     keys: Vec<Key>,
@@ -58,12 +73,16 @@ pub fn build(
     zone: (&Zone, i64),
     book: &MarkBook,
     newest: Option<Timestamp>,
+    stage: Stage,
 ) -> Result<Built> {
-    let folded = fold::fold(rows.iter())?;
+    let folded = if matches!(stage, Stage::Over { .. }) { Some(fold::fold(rows.iter())?) } else { None };
     let row_count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
     let rows = split(&with_own_linkedid(rows, book));
     let marked = if book.is_empty() { Marked::default() } else { book.of(keys.iter().map(|k| &k.text)) };
     let mut content = correlate::build(&rows, rules, zone.0, &marked.marks());
+    if matches!(stage, Stage::Up { .. }) {
+        progress::so_far(&mut content);
+    }
     let hash = hash(&mut content)?;
     let suppressed = correlate::suppressed(&rows, rules, &content);
     Ok(Built { rows, content, suppressed, hash, keys, zone: zone.1, by_rules, row_count, newest, folded })
@@ -111,32 +130,36 @@ pub fn id_of(frame: &Frame, content: &Content) -> String {
 }
 
 /// Decides what becomes of a built call: `entries` are the calls of the ledger that its rows belong to.
-pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, frozen: bool) -> Result<Settled> {
+/// Of one that is up nothing is to be written when there is no document.
+pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, stage: Stage) -> Result<Settled> {
     let linkedid = |id: &str| id.split_once(':').map_or_else(|| id.to_owned(), |(_, l)| l.to_owned());
     let mut order: Vec<&Entry> = entries.iter().filter(|e| e.state != State::Merged).collect();
-    // what was shipped survives; of those the older
+    // what receivers know survives; of those the older
     order.sort_by(|a, b| {
-        let shipped = |e: &Entry| e.state != State::Shipped;
-        shipped(a).cmp(&shipped(b)).then_with(|| ids::compare(&linkedid(&a.id), &linkedid(&b.id)))
+        let unknown = |e: &Entry| !e.state.is_told();
+        unknown(a).cmp(&unknown(b)).then_with(|| ids::compare(&linkedid(&a.id), &linkedid(&b.id)))
     });
     let survivor = order.first().copied();
     let others = order.get(1..).unwrap_or_default();
-    let was_shipped = survivor.is_some_and(|e| e.state == State::Shipped);
+    let was_told = survivor.is_some_and(|e| e.state.is_told());
+    let is_up = matches!(stage, Stage::Up { .. });
 
     let started_at = built.content.started_at;
     let ended_at = built.content.ended_at.or(built.newest).or(started_at).unwrap_or_default();
     let supersedes = supersedes(survivor, others);
-    let too_old = !was_shipped && frame.start_at.is_some_and(|t0| ended_at < t0);
+    let too_old = !was_told && frame.start_at.is_some_and(|t0| ended_at < t0);
     let changed = survivor.is_none_or(|e| e.hash != built.hash || e.supersedes != supersedes);
-    // what receivers know stays theirs: filters decide about calls that were not shipped yet
-    let suppressed = !too_old && !was_shipped && built.suppressed.is_some();
-    let ships = !too_old && !suppressed && (!was_shipped || changed);
-    // a call that is kept back has a document to look at, and no deliveries
-    let written = ships || suppressed && changed;
+    // what receivers know stays theirs: filters decide about calls that were not told yet
+    let suppressed = !too_old && !was_told && built.suppressed.is_some();
+    // the end of a call is told whatever was told before
+    let end = !is_up && survivor.is_some_and(|e| e.state == State::InProgress);
+    let ships = !too_old && !suppressed && (!was_told || changed || end || stage == Stage::Up { again: true });
+    // a call that is kept back has a document to look at when it is over, and no deliveries
+    let written = ships || suppressed && !is_up && changed;
 
     let id = survivor.map_or_else(|| id_of(frame, &built.content), |e| e.id.clone());
     let revision = match survivor {
-        Some(e) if was_shipped => e.revision + i64::from(ships),
+        Some(e) if was_told => e.revision + i64::from(ships),
         _ => first_revision(frame, started_at.unwrap_or(ended_at)),
     };
     let document = if written {
@@ -158,18 +181,17 @@ pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, froze
         call: survivor.map(|e| e.call),
         id,
         revision,
-        state: if too_old {
-            State::BeforeStart
-        } else if suppressed {
-            State::Suppressed
-        } else {
-            State::Shipped
+        state: match stage {
+            _ if too_old => State::BeforeStart,
+            Stage::Over { .. } if suppressed => State::Suppressed,
+            Stage::Over { .. } => State::Shipped,
+            Stage::Up { .. } => State::InProgress,
         },
         hash: built.hash,
         started_at,
         ended_at,
         supersedes,
-        frozen,
+        frozen: stage == Stage::Over { frozen: true },
         rows: built.row_count,
         zone: built.zone,
         rules: built.by_rules,
@@ -177,7 +199,7 @@ pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, froze
         document,
         raw_rows,
         absorbed,
-        folded: Some(built.folded),
+        folded: built.folded,
     };
     Ok(settled)
 }
@@ -197,7 +219,7 @@ struct DocumentRef<'a> {
 /// Every id that receivers know and that this call takes the place of, oldest first.
 fn supersedes(survivor: Option<&Entry>, others: &[&Entry]) -> Vec<String> {
     let mut all: BTreeSet<&String> = survivor.into_iter().flat_map(|e| &e.supersedes).collect();
-    for other in others.iter().filter(|e| e.state == State::Shipped) {
+    for other in others.iter().filter(|e| e.state.is_told()) {
         all.insert(&other.id);
         all.extend(&other.supersedes);
     }
@@ -212,7 +234,7 @@ fn first_revision(frame: &Frame, began: Timestamp) -> i64 {
 }
 
 fn absorbed(entry: &Entry, into: &str) -> Result<Absorbed> {
-    let told = entry.state == State::Shipped;
+    let told = entry.state.is_told();
     let revision = entry.revision + i64::from(told);
     let tombstone = if told {
         let tombstone = Tombstone {
@@ -243,7 +265,7 @@ pub fn own_keys(rows: &[HeldRow], book: &MarkBook) -> Vec<Key> {
 }
 
 /// Whether these are the rows of the channel itself: of a channel that is nailed up, other calls have the bridges only.
-fn is_of(rows: &[HeldRow], uniqueid: &str) -> bool {
+pub fn is_of(rows: &[HeldRow], uniqueid: &str) -> bool {
     rows.iter().any(|held| {
         held.row.uniqueid() == uniqueid
             && match &held.row {

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::call::{SourceInfo, SourceKind, Timestamp};
-use crate::config::{CelMode, Config, ConfigError};
+use crate::config::{CelMode, Config, ConfigError, ShippingConfig};
 use crate::correlate::completion::Grace;
 use crate::observe::{self, Health, ObserveError};
 use crate::ship::{self, Clock, Ended, Ship};
@@ -28,17 +28,20 @@ mod lanes; // how far history has been read
 mod maintain; // retention, budget, figures
 pub mod marks; // what was decided once about calls
 pub mod picture; // open groups in memory
+mod progress; // what is said of a call that is up
 pub mod settle; // journal to outbox
 mod thread; // the thread that settles
 
 use compose::Frame;
-use picture::Policy;
+use picture::{Policy, Updates};
 use settle::{Settler, Setup};
 
 /// Channels that end by neither CHAN_END nor a CDR count as ended when they are quiet for this long.
 const QUIET: Duration = Duration::from_secs(10);
 /// With records alone a call has ended when its newest record is this old.
 const CDR_ONLY: Duration = Duration::from_secs(60);
+/// Between two documents of a call that is up, however much happens.
+const UPDATE_PAUSE: Duration = Duration::from_secs(1);
 /// Rows of one call at most.
 const ROWS_MAX: usize = 5_000;
 /// Rows of open calls kept in memory at most, about 15 MB; the others are read from the journal when they are needed.
@@ -185,6 +188,14 @@ pub fn setup(config: &Config, sinks: &[Arc<dyn ship::Sink>]) -> Setup {
             max_age: micros(config.call_max_age),
             rows_max: ROWS_MAX,
             cached_rows_max: CACHED_ROWS_MAX,
+            updates: match config.shipping {
+                ShippingConfig { progressive: false, long_call_update: None } => None,
+                ShippingConfig { progressive, long_call_update } => Some(Updates {
+                    changes: progressive,
+                    pause: micros(UPDATE_PAUSE),
+                    every: long_call_update.map(micros),
+                }),
+            },
         },
         sinks: sinks.iter().map(|s| s.name()).collect(),
     }

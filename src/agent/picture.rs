@@ -28,6 +28,19 @@ pub struct Policy {
     pub rows_max: usize,
     /// Rows kept in memory, over all groups.
     pub cached_rows_max: usize,
+    /// What is told of calls that are up; `None`: nothing.
+    pub updates: Option<Updates>,
+}
+
+/// When a call that is up is told. Microseconds; between documents, of the agent's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Updates {
+    /// Whenever something worth telling changed.
+    pub changes: bool,
+    /// Between two documents of one call.
+    pub pause: i64,
+    /// A call that is up this long is told whether something changed or not, and again each time it has passed.
+    pub every: Option<i64>,
 }
 
 /// Why a group is settled now.
@@ -99,6 +112,10 @@ pub struct Open {
     split_at: Option<Timestamp>,
     /// A group of a nailed-up channel: how many rows each of its parts had when it was shipped, by call.
     pub shipped_parts: BTreeMap<i64, usize>,
+    /// When its call was told last as one that is up, by the agent's clock.
+    pub told_at: Option<Timestamp>,
+    /// When to look whether there is something to tell, by the agent's clock.
+    look_at: Option<Timestamp>,
 }
 
 /// All open groups.
@@ -117,6 +134,8 @@ pub struct Picture {
     asks: bool,
     rereading: BTreeSet<GroupId>,
     touched: BTreeSet<GroupId>,
+    /// By the agent's clock, unlike what is due.
+    looks: BTreeSet<(Timestamp, GroupId)>,
     cached: usize,
     /// Rows that can be part of no call, to be moved to quarantine.
     pub refused: Vec<(i64, Quarantined)>,
@@ -166,6 +185,9 @@ impl Picture {
         for gone in joined.absorbed {
             let Some(other) = self.groups.remove(&gone) else { continue };
             self.unschedule(gone, other.due);
+            if let Some(at) = other.look_at {
+                self.looks.remove(&(at, gone));
+            }
             for call in &other.calls {
                 self.calls.insert(*call, group);
             }
@@ -177,6 +199,7 @@ impl Picture {
             open.cdr_asked = false;
             open.held_since = None;
             open.frozen |= other.frozen;
+            open.told_at = open.told_at.max(other.told_at);
             open.shipped_parts.extend(other.shipped_parts);
             open.reread = match (std::mem::take(&mut open.reread), other.reread) {
                 (Reread::Waits(mut a), Reread::Waits(b)) => {
@@ -273,6 +296,7 @@ impl Picture {
         let open = self.joined(joined);
         open.calls.insert(call.call);
         open.frozen |= call.frozen;
+        open.told_at = open.told_at.max(call.told_at);
         match call.rows {
             Some(rows) => rows.iter().for_each(|held| open.progress.observe(&held.row, zone)),
             None if call.frozen || !call.shipped => {}
@@ -410,6 +434,45 @@ impl Picture {
         }
     }
 
+    /// Something came for this group: it is looked at, but not sooner than `pause` after it was told last.
+    pub fn news(&mut self, group: GroupId, pause: i64) {
+        let Some(open) = self.groups.get_mut(&group) else { return };
+        let at = open.told_at.map_or(Timestamp::default(), |told| told.plus_micros(pause));
+        let old = open.look_at;
+        let at = old.map_or(at, |old| old.min(at));
+        open.look_at = Some(at);
+        self.look_again(group, old, Some(at));
+    }
+
+    /// Up to `limit` groups to look at for something to tell.
+    pub fn to_look_at(&self, now: Timestamp, limit: usize) -> Vec<GroupId> {
+        self.looks.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, g)| *g).collect()
+    }
+
+    /// A group was looked at; `next`: when to look again though nothing comes.
+    pub fn looked_at(&mut self, group: GroupId, next: Option<Timestamp>) {
+        let Some(open) = self.groups.get_mut(&group) else { return };
+        let old = std::mem::replace(&mut open.look_at, next);
+        self.look_again(group, old, next);
+    }
+
+    fn look_again(&mut self, group: GroupId, old: Option<Timestamp>, next: Option<Timestamp>) {
+        if let Some(at) = old {
+            self.looks.remove(&(at, group));
+        }
+        if let Some(at) = next {
+            self.looks.insert((at, group));
+        }
+    }
+
+    /// The call of a group was told as one that is up.
+    pub fn told(&mut self, group: GroupId, call: i64, now: Timestamp) {
+        let Some(open) = self.groups.get_mut(&group) else { return };
+        open.calls.insert(call);
+        open.told_at = Some(now);
+        self.calls.insert(call, group);
+    }
+
     /// Groups whose moment has come.
     pub fn due(&self, horizon: Timestamp) -> Vec<GroupId> {
         self.due.iter().take_while(|(at, _)| *at <= horizon).map(|(_, g)| *g).collect()
@@ -433,6 +496,7 @@ impl Picture {
         self.grouper.forget(group);
         let Some(open) = self.groups.remove(&group) else { return };
         self.unschedule(group, open.due);
+        self.look_again(group, open.look_at, None);
         self.touched.remove(&group);
         self.cached -= open.rows.iter().filter(|h| h.row.is_some()).count();
         for call in open.calls {
@@ -498,9 +562,20 @@ pub struct Attached {
     /// Receivers know it: it may not be rebuilt from a part of its rows.
     pub shipped: bool,
     pub rows: Option<Vec<HeldRow>>,
+    /// When it was told last as one that is up.
+    pub told_at: Option<Timestamp>,
 }
 
 impl Open {
+    /// Whether this is one call, known to be up, of which all rows are here.
+    pub fn is_up(&self, policy: &Policy) -> bool {
+        self.end.is_none()
+            && !self.frozen
+            && self.reread == Reread::No
+            && !self.progress.has_nailed_up()
+            && self.progress.verdict(&policy.grace) == Verdict::Open
+    }
+
     /// Why it is to be settled now, or when to look again.
     fn judge(
         &self,

@@ -90,7 +90,7 @@ impl Settling {
                     }
                     self.shared.calls.fetch_add(outcome.shipped as u64, Ordering::Relaxed);
                     self.shared.revisions.fetch_add(outcome.revised as u64, Ordering::Relaxed);
-                    if outcome.shipped + outcome.revised + outcome.merged > 0 {
+                    if outcome.shipped + outcome.revised + outcome.merged + outcome.told > 0 {
                         self.wake.ring();
                     }
                     return Ok(());

@@ -232,6 +232,8 @@ text_enum!(HungUpBy {
 });
 
 text_enum!(AttemptResult {
+    // in documents of calls in progress only
+    Ringing = "ringing",
     Answered = "answered",
     NoAnswer = "no_answer",
     Busy = "busy",

@@ -101,11 +101,14 @@ fn list(state: &StateSettings, filter: &Filter, as_json: bool, out: &mut String)
         let content = call.as_ref().map(|c| &c.content);
         let text = |f: fn(&crate::call::Content) -> String| content.map_or_else(String::new, f);
         table.add_row([
-            Cell::new(known.ended_at.map_or_else(String::new, |at| {
-                let at = local(at);
-                // the year goes on a narrow terminal
-                if narrow { at.get(5..).unwrap_or_default().to_owned() } else { at }
-            })),
+            Cell::new(match known.state.as_str() {
+                "in_progress" => "in progress".to_owned(),
+                _ => known.ended_at.map_or_else(String::new, |at| {
+                    let at = local(at);
+                    // the year goes on a narrow terminal
+                    if narrow { at.get(5..).unwrap_or_default().to_owned() } else { at }
+                }),
+            }),
             Cell::new(printable(&known.id)),
             Cell::new(text(|c| c.direction.to_string())),
             Cell::new(content.map_or_else(String::new, |c| who(&c.from))),

@@ -71,15 +71,7 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Names (or beginnings that end in `_`) that will mean something when the feature they belong to exists; until then they
 /// are told apart from typing errors.
-const NOT_YET: &[&str] = &[
-    "ASTERISK_CONFIG_FILE",
-    "CALL_SHIPPING_MODE",
-    "CEL_CSV_PATH",
-    "DB_TABLE_RECORDINGS",
-    "LONG_CALL_UPDATE_INTERVAL",
-    "RECORDING_",
-    "VOICEMAIL_",
-];
+const NOT_YET: &[&str] = &["ASTERISK_CONFIG_FILE", "CEL_CSV_PATH", "DB_TABLE_RECORDINGS", "RECORDING_", "VOICEMAIL_"];
 
 /// Prefixes that are ours: an unknown name that begins so is likely a typing error.
 const PREFIXES: &[&str] = &[

@@ -14,7 +14,8 @@ pub use env::{EnvError, load_env, unknown_names};
 pub use example::env_example;
 pub use resolve::{
     CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, FileSinkConfig, LogConfig, MonitoringConfig,
-    SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig, rules, zone,
+    ShippingConfig, SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig, rules,
+    zone,
 };
 pub use settings::{
     DatabaseSettings, DeliverySettings, LogSettings, MonitoringSettings, ProvisionSettings, RuleSettings, Secrets,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{NaiveDate, TimeZone, Utc};
 use secrecy::SecretString;
 
-use super::settings::{LogSettings, MonitoringSettings, RuleSettings, Secrets, Settings};
+use super::settings::{DeliverySettings, LogSettings, MonitoringSettings, RuleSettings, Secrets, Settings};
 use super::{ConfigError, labels};
 use crate::call::Timestamp;
 use crate::correlate::{DEFAULT_INBOUND_CONTEXTS, Rules, Zone};
@@ -21,6 +21,7 @@ pub struct Config {
     /// Wait for the CDR of an ended call.
     pub cdr_grace: Duration,
     pub call_max_age: Duration,
+    pub shipping: ShippingConfig,
     pub sinks: Vec<SinkConfig>,
     pub delivery: DeliveryConfig,
     pub state: StateConfig,
@@ -143,6 +144,15 @@ pub struct SipstackConfig {
     pub allow_http: bool,
 }
 
+/// What is shipped of calls that are up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShippingConfig {
+    /// Each change (`CALL_SHIPPING_MODE=progressive`).
+    pub progressive: bool,
+    /// Whatever happens, each time a call has been up for this long.
+    pub long_call_update: Option<Duration>,
+}
+
 #[derive(Clone, Debug)]
 pub struct DeliveryConfig {
     pub retry_base: Duration,
@@ -189,6 +199,7 @@ impl Config {
             rules,
             cdr_grace: seconds("CDR_GRACE", settings.rules.cdr_grace, 0.0, 600.0)?,
             call_max_age: hours("CALL_MAX_AGE", settings.rules.call_max_age)?,
+            shipping: ShippingConfig::resolve(&settings.delivery)?,
             sinks: sinks(settings, &secrets, &hostname)?,
             delivery: DeliveryConfig {
                 retry_base: seconds("RETRY_BASE", settings.delivery.retry_base, 0.01, 3_600.0)?,
@@ -474,6 +485,36 @@ fn state(settings: &Settings) -> Result<StateConfig> {
         max_size: s.state_max_size.saturating_mul(1_000_000),
         min_free: s.state_min_free.saturating_mul(1_000_000),
     })
+}
+
+/// `LONG_CALL_UPDATE_INTERVAL` in progressive mode, seconds.
+const LONG_CALL_UPDATE: f64 = 600.0;
+
+impl ShippingConfig {
+    fn resolve(s: &DeliverySettings) -> Result<Self> {
+        let progressive = match s.call_shipping_mode.to_ascii_lowercase().as_str() {
+            "complete" => false,
+            "progressive" => true,
+            other => {
+                return Err(ConfigError::new(
+                    "CALL_SHIPPING_MODE",
+                    format!("{other} is not one of complete, progressive"),
+                ));
+            }
+        };
+        let interval = s.long_call_update_interval.unwrap_or(if progressive { LONG_CALL_UPDATE } else { 0.0 });
+        let long_call_update = if interval == 0.0 {
+            None
+        } else if (1.0..=86_400.0).contains(&interval) {
+            Some(Duration::from_secs_f64(interval))
+        } else {
+            return Err(ConfigError::new(
+                "LONG_CALL_UPDATE_INTERVAL",
+                format!("{interval} is neither 0 (off) nor between 1 and 86400 seconds"),
+            ));
+        };
+        Ok(Self { progressive, long_call_update })
+    }
 }
 
 impl MonitoringConfig {

@@ -256,10 +256,18 @@ pub struct SinkSettings {
     pub allow_http: bool,
 }
 
-/// How deliveries are tried again.
+/// When calls are shipped, and how deliveries are tried again.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Delivery")]
 pub struct DeliverySettings {
+    /// When a call is shipped: complete (once, when it is over) or progressive (also as it goes: when it begins, is answered,
+    /// transferred …, as documents of the same id with state in_progress and growing revisions)
+    #[arg(long, env = "CALL_SHIPPING_MODE", default_value = "complete")]
+    pub call_shipping_mode: String,
+    /// Seconds after which a call that is still up is shipped as in_progress, and again each time they have passed; 0: never
+    /// [default: 600 when CALL_SHIPPING_MODE is progressive, else 0]
+    #[arg(long, env = "LONG_CALL_UPDATE_INTERVAL")]
+    pub long_call_update_interval: Option<f64>,
     /// Seconds before the first retry; doubles from try to try, with full jitter
     #[arg(long, env = "RETRY_BASE", default_value = "1")]
     pub retry_base: f64,

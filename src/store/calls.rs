@@ -23,7 +23,7 @@ pub struct Known {
     pub call: i64,
     pub id: String,
     pub revision: i64,
-    /// `shipped`, `before_start`, `merged`, `suppressed`.
+    /// `in_progress`, `shipped`, `before_start`, `merged`, `suppressed`.
     pub state: String,
     pub started_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
@@ -112,13 +112,16 @@ pub fn last_error(conn: &Connection) -> Result<Option<String>> {
 
 fn known(r: &SqlRow<'_>) -> rusqlite::Result<Known> {
     let moment = |at: Option<i64>| at.map(Timestamp::from_micros);
+    let state: String = r.get(3)?;
+    let is_up = state == ledger::State::InProgress.as_str();
     Ok(Known {
         call: r.get(0)?,
         id: r.get(1)?,
         revision: r.get(2)?,
-        state: r.get(3)?,
+        state,
         started_at: moment(r.get(4)?),
-        ended_at: moment(r.get(5)?),
+        // of a call that is up the ledger holds the newest event
+        ended_at: moment(r.get(5)?).filter(|_| !is_up),
         merged_into: r.get(6)?,
         document: r.get(7)?,
         pending: r.get(8)?,

@@ -16,7 +16,9 @@ pub type ContentHash = [u8; 16];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// A document was queued for the sinks.
+    /// It is up, and a document that says so was queued for the sinks. Its rows are in the journal.
+    InProgress,
+    /// It is over, and a document was queued for the sinks.
     Shipped,
     /// It ended before the moment `START_FROM` names: known, never shipped.
     BeforeStart,
@@ -29,6 +31,7 @@ pub enum State {
 impl State {
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::InProgress => "in_progress",
             Self::Shipped => "shipped",
             Self::BeforeStart => "before_start",
             Self::Merged => "merged",
@@ -36,8 +39,13 @@ impl State {
         }
     }
 
+    /// Receivers know the call by its id.
+    pub const fn is_told(self) -> bool {
+        matches!(self, Self::InProgress | Self::Shipped)
+    }
+
     fn parse(text: &str) -> Result<Self> {
-        [Self::Shipped, Self::BeforeStart, Self::Merged, Self::Suppressed]
+        [Self::InProgress, Self::Shipped, Self::BeforeStart, Self::Merged, Self::Suppressed]
             .into_iter()
             .find(|s| s.as_str() == text)
             .ok_or_else(|| StoreError::Content(format!("ledger state {text:?}")))
@@ -62,10 +70,13 @@ pub struct Entry {
     pub zone: i64,
     /// Index into [`super::meta::rules`].
     pub rules: i64,
+    /// When it was written last, by the agent's clock.
+    pub updated_at: Timestamp,
 }
 
 const ENTRY_COLUMNS: &str =
-    "l.call, l.id, l.revision, l.state, l.content_hash, l.supersedes, l.frozen, l.rows, l.zone, l.merged_into, l.rules";
+    "l.call, l.id, l.revision, l.state, l.content_hash, l.supersedes, l.frozen, l.rows, l.zone, l.merged_into, l.rules,
+     l.updated_at";
 
 /// A uniqueid or a linkedid that leads to a call.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,6 +134,7 @@ fn read_entry(r: &SqlRow<'_>) -> Result<Entry> {
         zone: r.get(8)?,
         merged_into: r.get(9)?,
         rules: r.get(10)?,
+        updated_at: Timestamp::from_micros(r.get(11)?),
     })
 }
 
@@ -257,7 +269,7 @@ fn write_entry(conn: &Connection, s: &Settled, now: Timestamp) -> Result<i64> {
     if let Some(call) = s.call {
         conn.prepare_cached(
             "UPDATE ledger SET id = ?1, revision = ?2, state = ?3, content_hash = ?4, started_at = ?5, ended_at = ?6,
-                 supersedes = ?7, frozen = ?8, rows = ?9, zone = ?10, updated_at = ?11,
+                 supersedes = ?7, frozen = ?8, rows = ?9, zone = ?10, updated_at = ?11, merged_into = NULL,
                  rules = ?13
              WHERE call = ?12",
         )?

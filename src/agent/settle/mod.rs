@@ -23,6 +23,7 @@ use crate::store::{Result, Store, journal, meta};
 
 mod arrived;
 mod plan;
+mod update;
 
 pub use arrived::Arrived;
 use plan::Plan;
@@ -39,10 +40,12 @@ const META_RESTARTS: &str = "restarts";
 /// What one step of settling did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Calls that enter the outbox for the first time.
+    /// Calls that are over and enter the outbox for the first time as such.
     pub shipped: usize,
     /// Further revisions of calls.
     pub revised: usize,
+    /// Documents of calls that are up.
+    pub told: usize,
     /// Calls that turned out to be part of another.
     pub merged: usize,
     /// Rebuilt without a change that receivers would see.
@@ -61,6 +64,7 @@ impl Outcome {
     fn add(&mut self, other: Self) {
         self.shipped += other.shipped;
         self.revised += other.revised;
+        self.told += other.told;
         self.merged += other.merged;
         self.unchanged += other.unchanged;
         self.before_start += other.before_start;
@@ -105,6 +109,8 @@ pub struct Settler {
     /// Groups with rows in the last portion read, when more were waiting behind it: the rest of their rows may be in the
     /// next one, so they are judged after it.
     cut: BTreeSet<GroupId>,
+    /// Everything that was visible at the last read has been taken in.
+    current: bool,
     /// Memory does not follow from the state any more: it has to be made anew.
     stale: bool,
 }
@@ -135,6 +141,7 @@ impl Settler {
             created_known: false,
             loaded_to: 0,
             cut: BTreeSet::new(),
+            current: false,
             stale: true,
             setup,
         };
@@ -205,7 +212,9 @@ impl Settler {
         }
         self.picture.answered(&arrived.reread);
         self.picture.asked(arrived.cdr_of.as_deref().filter(|_| arrived.caught_up));
+        self.current = arrived.caught_up;
         let touched = self.picture.touched();
+        self.news(&touched);
         let cut = if arrived.caught_up { BTreeSet::new() } else { touched.iter().copied().collect() };
         for group in std::mem::replace(&mut self.cut, cut) {
             if !self.cut.contains(&group) {
@@ -251,6 +260,9 @@ impl Settler {
         }
         let mut outcome = plan.outcome;
         outcome.more = !self.picture.ready(1).is_empty() || !self.picture.due(self.horizon).is_empty();
+        if !outcome.more {
+            self.update(now, &mut outcome)?;
+        }
         count(outcome);
         metrics::CALLS_OPEN.set(i64::try_from(self.picture.len()).unwrap_or(i64::MAX));
         Ok(outcome)
@@ -302,6 +314,7 @@ impl Settler {
     fn load(&mut self) -> Result<()> {
         self.picture = Picture::new(self.setup.frame.rules.has_cel);
         self.stale = true;
+        self.current = false;
         let Some(zone) = self.zones.last().cloned() else { return Ok(()) };
         let marks = self.store.read_blocking(ledger::marks)?;
         self.book = MarkBook::new(marks, std::mem::take(&mut self.book.restarts));
@@ -320,8 +333,17 @@ impl Settler {
         self.stale = false;
         self.picture.touch_all();
         // where reading stopped, a call may have been cut
-        self.cut = self.picture.touched().into_iter().collect();
+        let all = self.picture.touched();
+        self.news(&all);
+        self.cut = all.into_iter().collect();
         Ok(())
+    }
+
+    /// Something came for these groups that may be worth telling.
+    fn news(&mut self, groups: &[GroupId]) {
+        if let Some(updates) = self.setup.policy.updates {
+            groups.iter().for_each(|group| self.picture.news(*group, updates.pause));
+        }
     }
 
     /// Everything visible at this moment has been read.
@@ -365,7 +387,8 @@ impl Settler {
             let rows = if frozen { None } else { ledger::folded(conn, call)? };
             Ok((ledger::keys(conn, call)?, rows))
         })?;
-        Ok(Attached { call, keys, frozen, shipped: entry.state == State::Shipped, rows })
+        let told_at = (entry.state == State::InProgress).then_some(entry.updated_at);
+        Ok(Attached { call, keys, frozen, shipped: entry.state == State::Shipped, rows, told_at })
     }
 
     /// A restart that was found makes every open group of that PBX a candidate. Returns the moment of one that is to be
@@ -450,6 +473,7 @@ impl Settler {
 
 fn count(outcome: Outcome) {
     metrics::REVISIONS.inc_by(outcome.revised as u64);
+    metrics::UPDATES.inc_by(outcome.told as u64);
     metrics::MERGED.inc_by(outcome.merged as u64);
     metrics::ROWS_DROPPED.inc_by(outcome.dropped_rows as u64);
 }

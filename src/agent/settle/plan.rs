@@ -7,7 +7,7 @@ use compact_str::CompactString;
 
 use super::arrived::tell_quarantined;
 use super::{META_RESTARTS, Outcome, Settler};
-use crate::agent::compose::{self, Built};
+use crate::agent::compose::{self, Built, Stage};
 use crate::agent::marks::Marked;
 use crate::agent::picture::{End, end_of};
 use crate::call::{Row, Timestamp};
@@ -22,17 +22,20 @@ use crate::store::{Result, journal, meta};
 
 /// What is ready, with its rows.
 pub(super) struct Fetched {
-    group: GroupId,
-    end: End,
-    rows: Vec<HeldRow>,
-    entries: Vec<Entry>,
+    pub(super) group: GroupId,
+    /// `None`: it is up.
+    end: Option<End>,
+    pub(super) rows: Vec<HeldRow>,
+    pub(super) entries: Vec<Entry>,
 }
 
 pub(super) struct Planned {
-    group: GroupId,
-    built: Built,
-    entries: Vec<Entry>,
-    frozen: bool,
+    pub(super) group: GroupId,
+    pub(super) built: Built,
+    pub(super) entries: Vec<Entry>,
+    pub(super) stage: Stage,
+    /// One of several calls of a nailed-up channel's group.
+    pub(super) part: bool,
 }
 
 type MarkChange = (CompactString, &'static str, Option<Timestamp>);
@@ -77,9 +80,8 @@ impl Settler {
         let mut missing: Vec<(usize, Vec<i64>, Vec<i64>)> = Vec::new();
         for group in groups {
             let Some(open) = self.picture.get(*group) else { continue };
-            let Some(end) = open.end else { continue };
-            let mut one =
-                Fetched { group: *group, end, rows: Vec::with_capacity(open.rows.len()), entries: Vec::new() };
+            let rows = Vec::with_capacity(open.rows.len());
+            let mut one = Fetched { group: *group, end: open.end, rows, entries: Vec::new() };
             let mut seqs = Vec::new();
             for held in &open.rows {
                 match &held.row {
@@ -120,6 +122,7 @@ impl Settler {
     /// Adds what is to become of a group to the plan.
     pub(super) fn plan(&mut self, fetched: Fetched, plan: &mut Plan) -> Result<()> {
         let Fetched { group, end, rows, entries } = fetched;
+        let Some(end) = end else { return Ok(()) };
         match end {
             End::Frozen => {
                 plan.give_up(group, self.picture.get(group).map_or(0, |o| o.rows.len()));
@@ -147,19 +150,25 @@ impl Settler {
             return self.plan_parts(group, rows, true, plan);
         }
         let newest = open.progress.span().map(|(newest, _)| newest);
-        let mut keys = self.picture.keys(group);
-        if !self.book.is_empty() {
-            let own = compose::own_keys(&rows, &self.book);
-            keys.retain(|k| !self.book.is_nailed(&k.text) || own.contains(k));
-        }
+        let keys = self.keys(group, &rows);
         self.remark(&keys, end, newest, plan);
-        let (rows, again) =
-            if entries.is_empty() && one_generation(&rows) { (rows, Vec::new()) } else { fold::distinct(rows) };
+        let (rows, again) = once_each(rows, &entries);
         plan.again.extend(again);
-        let built = self.build(rows, keys, &entries, newest)?;
-        plan.calls.push(Planned { group, built, entries, frozen: end == End::TooLarge });
+        let stage = Stage::Over { frozen: end == End::TooLarge };
+        let built = self.build(rows, keys, &entries, newest, stage)?;
+        plan.calls.push(Planned { group, built, entries, stage, part: false });
         plan.done.push(group);
         Ok(())
+    }
+
+    /// The keys of a group that is one call.
+    pub(super) fn keys(&self, group: GroupId, rows: &[HeldRow]) -> Vec<Key> {
+        let mut keys = self.picture.keys(group);
+        if !self.book.is_empty() {
+            let own = compose::own_keys(rows, &self.book);
+            keys.retain(|k| !self.book.is_nailed(&k.text) || own.contains(k));
+        }
+        keys
     }
 
     /// A group that a nailed-up channel ties together: each of its calls is judged by itself. Its rows stay in the
@@ -198,13 +207,16 @@ impl Settler {
         }
         let known_parts = self.picture.get(group).map(|o| o.shipped_parts.clone()).unwrap_or_default();
         for (part, keys, end, newest) in calls {
-            let own = self.entries_of(&keys)?;
+            let mut own = self.entries_of(&keys)?;
+            // told as one call while it was not known who is nailed up: that id is the founding channel's
+            own.retain(|e| e.state != State::InProgress || is_founded_by(e, &part));
             if !all_over && own.iter().any(|e| known_parts.get(&e.call) == Some(&part.len())) {
                 continue;
             }
             self.remark(&keys, end, newest, plan);
-            let built = self.build(part, keys, &own, newest)?;
-            plan.calls.push(Planned { group, built, entries: own, frozen: false });
+            let stage = Stage::Over { frozen: false };
+            let built = self.build(part, keys, &own, newest, stage)?;
+            plan.calls.push(Planned { group, built, entries: own, stage, part: true });
         }
         if all_over {
             plan.done.push(group);
@@ -271,7 +283,14 @@ impl Settler {
         plan.marks.push((linkedid, kind, at));
     }
 
-    fn build(&self, rows: Vec<HeldRow>, keys: Vec<Key>, entries: &[Entry], newest: Option<Timestamp>) -> Result<Built> {
+    pub(super) fn build(
+        &self,
+        rows: Vec<HeldRow>,
+        keys: Vec<Key>,
+        entries: &[Entry],
+        newest: Option<Timestamp>,
+        stage: Stage,
+    ) -> Result<Built> {
         let now_in_force = self.zones.len().saturating_sub(1);
         // a call is rebuilt in the zone it was first built in
         let index =
@@ -285,26 +304,32 @@ impl Settler {
         let kept = self.rules.iter().enumerate().skip(by).find_map(|(n, r)| Some((n, r.as_ref()?)));
         let (by, rules) = kept.unwrap_or((in_force, &self.setup.frame.rules));
         let rules = (rules, i64::try_from(by).unwrap_or_default());
-        compose::build(rows, keys, rules, (zone, index), &self.book, newest)
+        compose::build(rows, keys, rules, (zone, index), &self.book, newest, stage)
     }
 
     /// From built calls to what is to be written. A call that gets an id the ledger knows under other keys is that call.
     pub(super) fn decide(&self, plan: &mut Plan) -> Result<Vec<Settled>> {
         let frame = &self.setup.frame;
-        let new: Vec<(usize, String)> = plan
+        let new: Vec<(usize, bool, String)> = plan
             .calls
             .iter()
             .enumerate()
             .filter(|(_, c)| !c.entries.iter().any(|e| e.state != State::Merged))
-            .map(|(at, c)| (at, compose::id_of(frame, &c.built.content)))
+            .map(|(at, c)| (at, c.part, compose::id_of(frame, &c.built.content)))
             .collect();
         if !new.is_empty() {
             let known = self.store.read_blocking(move |conn| {
                 let mut known = Vec::new();
-                for (at, id) in new {
+                for (at, part, id) in new {
                     let mut id = id;
-                    while let Some(entry) = ledger::by_id(conn, &id)? {
+                    while let Some(mut entry) = ledger::by_id(conn, &id)? {
                         match &entry.merged_into {
+                            // told as part of another while it was not known who is nailed up: it is a call after all
+                            Some(_) if part => {
+                                entry.state = State::InProgress;
+                                known.push((at, entry));
+                                break;
+                            }
                             Some(into) if *into != id => id.clone_from(into),
                             _ => {
                                 known.push((at, entry));
@@ -321,16 +346,25 @@ impl Settler {
                 }
             }
         }
+        self.keep_merged(&mut plan.calls)?;
         let mut ids = HashSet::new();
         let mut writes = Vec::with_capacity(plan.calls.len());
         for call in std::mem::take(&mut plan.calls) {
+            let is_up = matches!(call.stage, Stage::Up { .. });
+            if is_up && call.entries.iter().any(|e| !matches!(e.state, State::InProgress | State::Merged)) {
+                // told as one that is over, kept back, or older than the start: what it is now is told when it has ended
+                continue;
+            }
             let zone = usize::try_from(call.built.zone).ok().and_then(|z| self.zones.get(z));
             let rows = call.built.row_count;
             let direction = call.built.content.direction;
             let outcome = call.built.content.outcome.map_or("unknown", |o| o.as_str());
             let filter = call.built.suppressed;
             let settled =
-                compose::settle(call.built, &call.entries, frame, zone.unwrap_or(&Zone::Fixed(0)), call.frozen)?;
+                compose::settle(call.built, &call.entries, frame, zone.unwrap_or(&Zone::Fixed(0)), call.stage)?;
+            if is_up && settled.document.is_none() {
+                continue;
+            }
             let known = settled.call.is_some();
             let was_shipped = call.entries.iter().any(|e| Some(e.call) == settled.call && e.state == State::Shipped);
             if !ids.insert(settled.id.clone()) {
@@ -350,10 +384,11 @@ impl Settler {
             if let (State::Suppressed, false, Some(filter)) = (settled.state, was_suppressed, filter) {
                 metrics::CALLS_SUPPRESSED.with_label_values(&[filter.as_str()]).inc();
             }
-            if settled.document.is_some() && !was_shipped && settled.state != State::Suppressed {
+            if settled.document.is_some() && !was_shipped && !is_up && settled.state != State::Suppressed {
                 metrics::CALLS.with_label_values(&[direction.as_str(), outcome]).inc();
             }
             match &settled.document {
+                _ if is_up => plan.outcome.told += 1,
                 _ if settled.state == State::Suppressed => plan.outcome.suppressed += usize::from(!was_suppressed),
                 Some(_) if was_shipped => plan.outcome.revised += 1,
                 Some(_) => plan.outcome.shipped += 1,
@@ -365,6 +400,32 @@ impl Settler {
             writes.push(settled);
         }
         Ok(writes)
+    }
+
+    /// Of what was told as superseded by a call of a nailed-up channel's group, only what is merged stays so.
+    fn keep_merged(&self, calls: &mut [Planned]) -> Result<()> {
+        let named = |c: &Planned| c.part && c.entries.iter().any(|e| !e.supersedes.is_empty());
+        if !calls.iter().any(named) {
+            return Ok(());
+        }
+        let again: BTreeSet<String> =
+            calls.iter().flat_map(|c| c.entries.iter().filter(|e| e.state.is_told()).map(|e| e.id.clone())).collect();
+        for call in calls.iter_mut().filter(|c| named(c)) {
+            for entry in &mut call.entries {
+                let ids = std::mem::take(&mut entry.supersedes);
+                let merged = self.store.read_blocking(move |conn| {
+                    let mut merged = Vec::with_capacity(ids.len());
+                    for id in ids {
+                        if ledger::by_id(conn, &id)?.is_none_or(|e| e.state == State::Merged) {
+                            merged.push(id);
+                        }
+                    }
+                    Ok(merged)
+                })?;
+                entry.supersedes = merged.into_iter().filter(|id| !again.contains(id)).collect();
+            }
+        }
+        Ok(())
     }
 
     /// Everything of one step in one transaction; then, and only then, the picture follows.
@@ -416,6 +477,16 @@ impl Settler {
         }
         Ok(())
     }
+}
+
+/// Rows that are held twice, in the journal and folded, count once. Returns also those that were dropped.
+pub(super) fn once_each(rows: Vec<HeldRow>, entries: &[Entry]) -> (Vec<HeldRow>, Vec<HeldRow>) {
+    if entries.is_empty() && one_generation(&rows) { (rows, Vec::new()) } else { fold::distinct(rows) }
+}
+
+/// Whether the channel that gave a call its id is among these rows.
+fn is_founded_by(entry: &Entry, rows: &[HeldRow]) -> bool {
+    entry.id.split_once(':').is_some_and(|(_, founder)| compose::is_of(rows, founder))
 }
 
 fn one_generation(rows: &[HeldRow]) -> bool {

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::say;
 use crate::agent::{self, Summary};
 use crate::config::{
-    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, LogConfig, SinkConfig, SourceConfig, StartFrom,
-    StateConfig, TlsMode, WebhookConfig, zone,
+    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, LogConfig, ShippingConfig, SinkConfig, SourceConfig,
+    StartFrom, StateConfig, TlsMode, WebhookConfig, zone,
 };
 use crate::correlate::Rules;
 use crate::correlate::explain::one_line;
@@ -155,6 +155,7 @@ fn config(dir: &Path, database: &Path, url: &str) -> Result<Config> {
         rules,
         cdr_grace: Duration::from_secs(5),
         call_max_age: day,
+        shipping: ShippingConfig { progressive: false, long_call_update: None },
         sinks: vec![SinkConfig::Webhook(WebhookConfig {
             url: url.to_owned(),
             token: None,

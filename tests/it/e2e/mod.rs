@@ -5,6 +5,7 @@ mod backends;
 mod calls;
 mod crashes;
 mod lateness;
+mod progress;
 mod receiver;
 
 use callferry::config::DatabaseKind;

@@ -49,6 +49,7 @@ pub fn setup() -> Setup {
             max_age: 86_400_000_000,
             rows_max: 5_000,
             cached_rows_max: 20_000,
+            updates: None,
         },
         sinks: vec!["webhook", "file"],
     }

@@ -4,4 +4,5 @@ mod bench;
 mod filters;
 mod late;
 mod order;
+mod progress;
 mod starts;

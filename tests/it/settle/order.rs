@@ -11,7 +11,7 @@ use super::bench::{Bench, MUCH_LATER, ZONE, batch, call, capture, placed, setup}
 use crate::support::expected::captures;
 
 /// What the calls of these rows are, by linkedid, without what does not make a revision.
-fn truth(rows: &[PlacedRow]) -> BTreeMap<String, Value> {
+pub fn truth(rows: &[PlacedRow]) -> BTreeMap<String, Value> {
     let rows: Vec<Row> = rows.iter().map(|r| r.row.clone()).collect();
     let calls = correlate_all(rows, &setup().frame.rules, &ZONE).calls.into_iter();
     calls.map(|c| (c.linkedid.clone(), told(serde_json::to_value(c).expect("JSON")))).collect()
@@ -29,7 +29,7 @@ fn shipped(bench: &Bench) -> BTreeMap<String, Value> {
     bench.kept().into_values().map(|d| (d["linkedid"].as_str().expect("text").to_owned(), told(d))).collect()
 }
 
-fn assert_same(name: &str, bench: &Bench, truth: &BTreeMap<String, Value>) {
+pub fn assert_same(name: &str, bench: &Bench, truth: &BTreeMap<String, Value>) {
     let shipped = shipped(bench);
     assert_eq!(shipped.keys().collect::<Vec<_>>(), truth.keys().collect::<Vec<_>>(), "{name}");
     for (linkedid, expected) in truth {
@@ -39,7 +39,7 @@ fn assert_same(name: &str, bench: &Bench, truth: &BTreeMap<String, Value>) {
 }
 
 /// Splits rows into batches of chance sizes; `repeat`: some come again later.
-fn split(rows: Vec<PlacedRow>, repeat: bool, rng: &mut fastrand::Rng) -> Vec<Vec<PlacedRow>> {
+pub fn split(rows: Vec<PlacedRow>, repeat: bool, rng: &mut fastrand::Rng) -> Vec<Vec<PlacedRow>> {
     let mut rest = rows.clone();
     let mut batches = Vec::new();
     while !rest.is_empty() {
