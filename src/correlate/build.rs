@@ -223,8 +223,9 @@ fn when(
     content: &mut Content,
 ) {
     let chan = &scene.chans[caller];
-    let sum = |us: Vec<i64>| (!us.is_empty()).then(|| Seconds::from_micros(us.into_iter().sum()));
-    let long = |s: &media::Span| s.to.micros_since(s.from);
+    let sum =
+        |us: Vec<i64>| (!us.is_empty()).then(|| Seconds::from_micros(us.into_iter().fold(0, i64::saturating_add)));
+    let long = |s: &media::Span| s.to.micros().saturating_sub(s.from.micros());
     content.started_at = scene.chans.iter().filter(|c| c.is_real() || !chan.is_real()).map(|c| c.first).min();
     if scene.chans[0].local != 0 {
         // a Local pair that called the caller back began the call
@@ -244,7 +245,7 @@ fn when(
     let (hold_s, held_us) = journey::hold_time(media, caller);
     content.hold_s = hold_s;
     if first_contact.is_some() {
-        content.talk_s = Some(Seconds::from_micros((media::length(&together) - held_us).max(0)));
+        content.talk_s = Some(Seconds::from_micros(media::length(&together).saturating_sub(held_us).max(0)));
     }
     content.answered_at = first_contact;
     content.pbx_answered_at = pbx_answer(scene, runs, visits, caller, first_contact);

@@ -118,7 +118,16 @@ impl<'a> Tale<'_, 'a> {
         let dialled = shape::is_dialled_number(dst).then_some(dst).or(did).or_else(|| self.called_back_for());
         content.to.number = dialled.and_then(known);
 
-        let out = |r: &&Record<'a>| self.trunk(self.device(&r.row.dstchannel));
+        // a conference pairs participants, and a call that was merged in has records of its own from before
+        let called_in = |r: &Record<'a>, device: &str| {
+            let earlier =
+                |o: &Record<'a>| ids::bare_name(&o.row.channel) == ids::bare_name(device) && o.start <= r.start;
+            is_conference_app(&r.row.lastapp) || self.scene.records.iter().any(earlier)
+        };
+        let out = |r: &&Record<'a>| {
+            let device = self.device(&r.row.dstchannel);
+            self.trunk(device) && !called_in(r, device)
+        };
         let answered = |r: &&Record<'a>| r.row.disposition == Disposition::Answered;
         let records = || self.scene.records.iter().filter(out);
         let leg = records().find(answered).or_else(|| records().next_back());
@@ -150,7 +159,7 @@ impl<'a> Tale<'_, 'a> {
         content.started_at = self.scene.records.iter().filter_map(|r| r.start).min();
         content.ended_at = self.own().filter_map(|r| r.end).max();
         if let (Some(start), Some(end)) = (content.started_at, content.ended_at) {
-            content.duration_s = Some(Seconds::from_micros(end.micros_since(start).max(0)));
+            content.duration_s = Some(Seconds::from_micros(end.micros().saturating_sub(start.micros()).max(0)));
         }
         let talks: Vec<Span> = self.own().filter_map(|r| self.talk(r)).collect();
         let union = union(talks);
@@ -463,10 +472,7 @@ fn result(record: &Record<'_>, answered: &[Span]) -> AttemptResult {
         Disposition::Congestion | Disposition::Failed => AttemptResult::Failed,
         Disposition::Cancel => AttemptResult::Cancelled,
         // stopped in the second in which another device was answered
-        _ if record
-            .end
-            .is_some_and(|e| answered.iter().any(|s| s.from.micros_since(e).unsigned_abs() <= 1_000_000)) =>
-        {
+        _ if record.end.is_some_and(|e| answered.iter().any(|s| s.from.micros().abs_diff(e.micros()) <= 1_000_000)) => {
             AttemptResult::AnsweredElsewhere
         }
         _ => AttemptResult::NoAnswer,

@@ -157,7 +157,7 @@ impl Course<'_, '_> {
                 let Some(with) = with else { continue };
                 let joins = talks.iter().any(|v| v.ch == with.ch && v.bridge == back.bridge);
                 // Local optimisation moves channels for an instant and nobody notices
-                let moment = consult.span.to.micros_since(consult.span.from) < 50_000;
+                let moment = consult.span.to.micros().saturating_sub(consult.span.from.micros()) < 50_000;
                 let reported = found.transfers.iter().any(|t| t.at >= consult.span.from && t.at <= back.span.from);
                 if joins || reported || moment && !self.scene.whole_seconds {
                     continue;

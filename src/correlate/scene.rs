@@ -263,11 +263,11 @@ fn read_events<'a>(rows: &'a CallRows, clock: &mut Clock<'_>) -> Vec<Event<'a>> 
     events
 }
 
-/// Time, then the table's order, then the rank of the event; the rest only makes the order total.
+/// Time, then the table's order (rows without an id come after those with one), then the rank of the event; the rest
+/// only makes the order total.
 fn in_order(a: &Event<'_>, b: &Event<'_>) -> Ordering {
     a.t.cmp(&b.t).then_with(|| match (a.row.id, b.row.id) {
         (Some(x), Some(y)) if x != y => x.cmp(&y),
-        // rows of a table without ids beside rows of one with: any order will do that holds between three of them
         (Some(_), None) => Ordering::Less,
         (None, Some(_)) => Ordering::Greater,
         _ => {
@@ -450,5 +450,20 @@ fn pair_locals(chans: &mut [Chan<'_>]) {
     for (one, two) in pairs {
         chans[one].mate = Some(two);
         chans[two].mate = Some(one);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_with_and_without_ids_have_one_order() {
+        let row = |id: Option<i64>, event: CelEvent| CelRow { id, event, uniqueid: "1.1".into(), ..CelRow::default() };
+        let rows = [row(Some(1), CelEvent::ChanEnd), row(Some(2), CelEvent::ChanStart), row(None, CelEvent::Answer)];
+        let at = |row| Event { t: Timestamp::default(), row, ch: 0 };
+        let before = |a: usize, b: usize| in_order(&at(&rows[a]), &at(&rows[b])) == Ordering::Less;
+        assert!(before(0, 1) && before(1, 2) && before(0, 2));
+        assert!(!before(2, 0) && !before(2, 1));
     }
 }

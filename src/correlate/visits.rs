@@ -102,7 +102,7 @@ pub(super) fn visits(scene: &Scene<'_>, runs: &[AppRun<'_>], media: &Media<'_>, 
         } else if is_conference_app(run.name) {
             visits.meetings.push(Meeting { name: known(run.first_arg()), span });
         } else if run.is(TALKING_APPS) && scene.chans[run.ch].answer.is_some_and(|a| a <= span.to) {
-            let long = span.to.micros_since(span.from) >= AGI_MIN_US;
+            let long = span.to.micros().saturating_sub(span.from.micros()) >= AGI_MIN_US;
             if long || run.is(&["Stasis", "AudioSocket", "ExternalMedia"]) {
                 visits.applications.push((run.name.to_owned(), span));
             }
@@ -115,7 +115,7 @@ pub(super) fn visits(scene: &Scene<'_>, runs: &[AppRun<'_>], media: &Media<'_>, 
 
 /// A mailbox that is not there lets nobody in: the dialplan goes on at once, before any greeting could be heard.
 fn turned_away(run: &AppRun<'_>) -> bool {
-    run.left && run.end.micros() - run.start.micros() < GREETING_MIN_US
+    run.left && run.end.micros().saturating_sub(run.start.micros()) < GREETING_MIN_US
 }
 
 fn is_callers_side(scene: &Scene<'_>, ch: usize, caller: usize) -> bool {
@@ -138,13 +138,13 @@ fn queue(scene: &Scene<'_>, media: &Media<'_>, run: &AppRun<'_>, caller: usize) 
     let until = met.map_or(run.end, |c| c.span.from).max(run.start);
     let chan = &scene.chans[caller];
     let hung_up = chan.end.is_some_and(|e| !run.left && scene.same_instant(e, run.end));
-    let waited_us = until.micros_since(run.start);
+    let waited_us = until.micros().saturating_sub(run.start.micros());
     let limit_us = run.arg(4).parse::<i64>().ok().and_then(|s| s.checked_mul(1_000_000));
     let outcome = if met.is_some() {
         QueueOutcome::Answered
     } else if hung_up {
         if super::attempts::ended_itself(scene, caller) { QueueOutcome::Abandoned } else { QueueOutcome::Unknown }
-    } else if limit_us.is_some_and(|l| waited_us + 1_500_000 >= l) {
+    } else if limit_us.is_some_and(|l| waited_us.saturating_add(1_500_000) >= l) {
         QueueOutcome::Timeout
     } else if pressed_key(scene, caller, run.end) {
         QueueOutcome::ExitedByKey
