@@ -133,7 +133,7 @@ impl Process {
                         }
                         Order::Start(done) => {
                             end(&mut child);
-                            child = Some(spawn());
+                            child = Some(stays_up(&spawn));
                             let _ = done.send(());
                         }
                     }
@@ -158,6 +158,19 @@ impl Process {
         self.orders.send(order(done)).expect("the server's thread lives");
         wait.recv().expect("the server's thread lives");
     }
+}
+
+/// Starts a server again, and once more when it ends at once: PostgreSQL refuses to start while a session of the one that was
+/// killed still holds the shared memory.
+fn stays_up(spawn: impl Fn() -> Child) -> Child {
+    for _ in 0..50 {
+        let mut child = spawn();
+        thread::sleep(Duration::from_millis(200));
+        if matches!(child.try_wait(), Ok(None)) {
+            return child;
+        }
+    }
+    panic!("the server ends at once, fifty times");
 }
 
 /// Ends a server and the processes it made: PostgreSQL's sessions outlive it for a while, and keep its files.
