@@ -132,6 +132,28 @@ pub static JOURNAL_ROWS: LazyLock<IntGauge> =
 pub static STATE_BYTES: LazyLock<IntGauge> =
     LazyLock::new(|| level("callferry_state_bytes", "Size of the state on disk"));
 
+/// Recording files kept for a call, by what they were matched: id, table, record, number.
+pub static RECORDINGS_FOUND: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counter("callferry_recordings_found_total", "Recording files kept for a call, new or changed", &["by"])
+});
+
+/// Recording files that no call, or more than one, fits.
+pub static RECORDINGS_UNMATCHED: LazyLock<IntCounter> =
+    LazyLock::new(|| total("callferry_recordings_unmatched_total", "Recording files whose call could not be told"));
+
+/// Recording files that are not known to be complete yet.
+pub static RECORDING_FILES_PENDING: LazyLock<IntGauge> =
+    LazyLock::new(|| level("callferry_recording_files_pending", "Recording files watched until they are complete"));
+
+/// Attempts to send a recording: delivered, retry, dead, released (the API's fault).
+pub static RECORDING_UPLOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    counter("callferry_recording_uploads_total", "Attempts to send a recording, by result", &["result"])
+});
+
+/// Recordings waiting to be sent.
+pub static RECORDING_UPLOADS_PENDING: LazyLock<IntGauge> =
+    LazyLock::new(|| level("callferry_recording_uploads_pending", "Recordings not sent yet"));
+
 /// Always 1; the label tells the version that runs.
 pub static BUILD_INFO: LazyLock<IntGaugeVec> =
     LazyLock::new(|| gauge("callferry_build_info", "Always 1, with the version as label", &["version"]));

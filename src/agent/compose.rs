@@ -14,6 +14,7 @@ use crate::call::{CallState, CdrRow, CelEvent, CelRow, Content, Row, SCHEMA, Sou
 use crate::correlate::{self, CallRows, Rules, Suppressed, Zone, ids};
 use crate::store::fold::{self, HeldRow};
 use crate::store::ledger::{Absorbed, ContentHash, Entry, Key, Settled, State};
+use crate::store::recordings::{Kept, Used};
 use crate::store::{Result, StoreError};
 
 /// What does not change while the agent runs.
@@ -50,6 +51,8 @@ pub struct Built {
     pub newest: Option<Timestamp>,
     /// `None`: the call is up, and its rows stay in the journal.
     pub folded: Option<Vec<u8>>,
+    /// The found recordings it was built with.
+    pub recordings: Vec<Used>,
 }
 
 /// How far a call is.
@@ -65,9 +68,9 @@ pub enum Stage {
     },
 }
 
-/// Builds a call's content from its rows. Those of a call that is over are folded as they are, and read with the call's own linkedid.
+/// Builds a call's content from its rows and the recordings found beside them. Rows of a call that is over are folded as they are, and read with the call's own linkedid.
 pub fn build(
-    rows: Vec<HeldRow>,
+    (rows, recordings): (Vec<HeldRow>, Vec<Kept>),
     keys: Vec<Key>,
     (rules, by_rules): (&Rules, i64),
     zone: (&Zone, i64),
@@ -77,7 +80,9 @@ pub fn build(
 ) -> Result<Built> {
     let folded = if matches!(stage, Stage::Over { .. }) { Some(fold::fold(rows.iter())?) } else { None };
     let row_count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
-    let rows = split(&with_own_linkedid(rows, book));
+    let mut rows = split(&with_own_linkedid(rows, book));
+    let used = recordings.iter().map(|k| (k.recording, k.found.size)).collect();
+    rows.recordings = recordings.into_iter().map(|k| Arc::new(k.found)).collect();
     let marked = if book.is_empty() { Marked::default() } else { book.of(keys.iter().map(|k| &k.text)) };
     let mut content = correlate::build(&rows, rules, zone.0, &marked.marks());
     if matches!(stage, Stage::Up { .. }) {
@@ -85,7 +90,19 @@ pub fn build(
     }
     let hash = hash(&mut content)?;
     let suppressed = correlate::suppressed(&rows, rules, &content);
-    Ok(Built { rows, content, suppressed, hash, keys, zone: zone.1, by_rules, row_count, newest, folded })
+    Ok(Built {
+        rows,
+        content,
+        suppressed,
+        hash,
+        keys,
+        zone: zone.1,
+        by_rules,
+        row_count,
+        newest,
+        folded,
+        recordings: used,
+    })
 }
 
 fn split(rows: &[HeldRow]) -> CallRows {
@@ -200,6 +217,8 @@ pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, stage
         raw_rows,
         absorbed,
         folded: built.folded,
+        // those of one that is up are looked at again when it is over
+        recordings: if is_up { Vec::new() } else { built.recordings },
     };
     Ok(settled)
 }

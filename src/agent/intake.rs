@@ -43,7 +43,8 @@ impl JournalIntake {
 
     async fn store(&self, batch: Batch) -> Result<Arrived, StoreError> {
         // an empty batch costs no transaction
-        if batch.rows.is_empty() && batch.quarantined.is_empty() && batch.positions.is_empty() {
+        let nothing = batch.rows.is_empty() && batch.quarantined.is_empty() && batch.recordings.is_empty();
+        if nothing && batch.positions.is_empty() {
             return Ok(Arrived::of(batch, &[]));
         }
         let reread: HashSet<CompactString> = self.shared.wishes().reread.into_iter().map(CompactString::from).collect();

@@ -17,6 +17,7 @@ use crate::call::{SourceInfo, SourceKind, Timestamp};
 use crate::config::{CelMode, Config, ConfigError, ShippingConfig};
 use crate::correlate::completion::Grace;
 use crate::observe::{self, Health, ObserveError};
+use crate::ship::recordings::Uploader;
 use crate::ship::{self, Clock, Ended, Ship};
 use crate::source::supervisor::{Pace, supervise};
 use crate::source::{self, SourceError, Wishes};
@@ -29,6 +30,7 @@ mod maintain; // retention, budget, figures
 pub mod marks; // what was decided once about calls
 pub mod picture; // open groups in memory
 mod progress; // what is said of a call that is up
+pub mod recordings; // recording files found and kept
 pub mod settle; // journal to outbox
 mod thread; // the thread that settles
 
@@ -269,6 +271,27 @@ async fn run_on(
         file: std::sync::OnceLock::new(),
     }));
 
+    let finding = config.recordings.files.as_ref().map(|files| {
+        let finder = recordings::Finder::new(store.clone(), files.clone());
+        tokio::spawn(recordings::find(finder, clock.clone(), end.clone()))
+    });
+
+    let uploading = match (&config.recordings.files, &config.recordings.upload) {
+        (Some(files), Some(upload)) => {
+            let uploader = Uploader::new(
+                store.clone(),
+                upload,
+                &config.delivery,
+                &config.source.id,
+                files.max_age,
+                recordings::opener(files.roots.clone()),
+                clock.clone(),
+            )?;
+            Some(tokio::spawn(uploader.run(end.clone())))
+        }
+        _ => None,
+    };
+
     let read_stop = stop.child_token();
     let positions = store.read(meta::positions).await?.into_iter().collect();
     let mut source = source::open(&config.source, positions, Arc::new(store.clone()));
@@ -318,6 +341,12 @@ async fn run_on(
     }
     end.cancel();
     let _ = maintaining.await;
+    if let Some(uploading) = uploading {
+        let _ = uploading.await;
+    }
+    if let Some(finding) = finding {
+        let _ = finding.await;
+    }
     if let Some(server) = server {
         server.stopped().await;
     }

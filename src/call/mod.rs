@@ -3,9 +3,11 @@
 //! Everything else speaks in these types: sources make rows, `correlate` makes a [`Call`] of them, sinks render it.
 
 mod document;
+mod recording;
 mod row;
 mod time;
 
 pub use document::*;
+pub use recording::*;
 pub use row::*;
 pub use time::*;

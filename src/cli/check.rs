@@ -11,7 +11,7 @@ use crate::config::{Config, Secrets, Settings, SinkConfig, StateConfig, unknown_
 use crate::finding::{Finding, Level};
 use crate::observe;
 use crate::ship;
-use crate::source;
+use crate::source::{self, recordings::Folder};
 use crate::store::{self, StoreError};
 
 #[derive(clap::Args, Debug)]
@@ -57,6 +57,7 @@ pub fn run(args: Args) -> u8 {
 async fn find(config: &Config) -> Vec<Finding> {
     let mut findings = settings_findings(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()));
     findings.extend(source::check(&config.source).await);
+    findings.extend(config.recordings.files.iter().flat_map(|files| files.roots.iter().map(|root| recordings(root))));
     findings.extend(sinks(&config.sinks).await);
     findings.extend(state(&config.state, &config.source.id));
     let running = store::agent_runs(&config.state.dir);
@@ -73,6 +74,19 @@ fn settings_findings(names: impl Iterator<Item = String>) -> Vec<Finding> {
         .into_iter()
         .map(|text| Finding::warning("settings", text, "the names are in .env.example and `callferry run --help`"))
         .collect()
+}
+
+/// A folder of recordings can be read.
+fn recordings(root: &Path) -> Finding {
+    let shown = root.display();
+    match Folder::resolve(root).and_then(|folder| fs::read_dir(folder.path).map(|_| ())) {
+        Ok(()) => Finding::ok("recordings", format!("{shown} can be read")),
+        Err(e) => Finding::warning(
+            "recordings",
+            format!("{shown} cannot be read: {e}"),
+            "check RECORDING_PATHS, and that this user may read it (in a container: mount it under the same path)",
+        ),
+    }
 }
 
 async fn sinks(configs: &[SinkConfig]) -> Vec<Finding> {

@@ -41,6 +41,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "PGID",
     "POLL_INTERVAL",
     "PUID",
+    "RECORDING_WATCHER_ENABLED",
     "SHIP_COMPLETE_AFTER",
     "SHIP_INCOMPLETE_AFTER",
 ];
@@ -71,7 +72,7 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Names (or beginnings that end in `_`) that will mean something when the feature they belong to exists; until then they
 /// are told apart from typing errors.
-const NOT_YET: &[&str] = &["ASTERISK_CONFIG_FILE", "CEL_CSV_PATH", "DB_TABLE_RECORDINGS", "RECORDING_", "VOICEMAIL_"];
+const NOT_YET: &[&str] = &["ASTERISK_CONFIG_FILE", "CEL_CSV_PATH", "VOICEMAIL_"];
 
 /// Prefixes that are ours: an unknown name that begins so is likely a typing error.
 const PREFIXES: &[&str] = &[
@@ -321,7 +322,9 @@ mod tests {
             ("PATH", None),
             ("HOME", None),
             ("CDR_BATCH_SIZE", Some("no effect; remove")),
-            ("RECORDING_PATHS", Some("in this version")),
+            ("RECORDING_PATHS", None),
+            ("RECORDING_WATCHER", Some("check its spelling")),
+            ("RECORDING_WATCHER_ENABLED", Some("no effect; remove")),
             ("DELETE_RECORDINGS_AFTER_UPLOAD", Some("deletes no recordings")),
             ("DELETE_RECORDINGS", Some("deletes no recordings")),
             ("DB_PASWORD", Some("check its spelling")),

@@ -7,19 +7,21 @@ mod dotenv;
 mod env;
 mod example;
 mod labels;
+mod recordings;
 mod resolve;
 mod settings;
 
 pub use env::{EnvError, load_env, unknown_names};
 pub use example::env_example;
+pub use recordings::{FilesConfig, RecordingConfig, UploadConfig};
 pub use resolve::{
     CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, FileSinkConfig, LogConfig, MonitoringConfig,
     ShippingConfig, SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig, rules,
     zone,
 };
 pub use settings::{
-    DatabaseSettings, DeliverySettings, LogSettings, MonitoringSettings, ProvisionSettings, RuleSettings, Secrets,
-    Settings, SinkSettings, StateSettings,
+    DatabaseSettings, DeliverySettings, LogSettings, MonitoringSettings, ProvisionSettings, RecordingSettings,
+    RuleSettings, Secrets, Settings, SinkSettings, StateSettings,
 };
 
 use thiserror::Error;

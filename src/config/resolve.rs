@@ -7,7 +7,10 @@ use std::time::Duration;
 use chrono::{NaiveDate, TimeZone, Utc};
 use secrecy::SecretString;
 
-use super::settings::{DeliverySettings, LogSettings, MonitoringSettings, RuleSettings, Secrets, Settings};
+use super::recordings::RecordingConfig;
+use super::settings::{
+    DeliverySettings, LogSettings, MonitoringSettings, RuleSettings, Secrets, Settings, SinkSettings,
+};
 use super::{ConfigError, labels};
 use crate::call::Timestamp;
 use crate::correlate::{DEFAULT_INBOUND_CONTEXTS, Rules, Zone};
@@ -25,6 +28,7 @@ pub struct Config {
     pub sinks: Vec<SinkConfig>,
     pub delivery: DeliveryConfig,
     pub state: StateConfig,
+    pub recordings: RecordingConfig,
     /// `None`: not served.
     pub monitoring: Option<MonitoringConfig>,
     pub log: LogConfig,
@@ -76,6 +80,8 @@ pub struct DatabaseConfig {
     pub ca_file: Option<PathBuf>,
     pub table_cdr: String,
     pub table_cel: String,
+    /// The recordings table, if there is one.
+    pub table_recordings: Option<String>,
     pub connections: u32,
     pub timeout: Duration,
 }
@@ -208,6 +214,7 @@ impl Config {
                 outage_max_age: hours("OUTAGE_MAX_AGE", settings.delivery.outage_max_age * 24.0)?,
             },
             state: state(settings)?,
+            recordings: super::recordings::resolve(settings, &secrets)?,
             monitoring: MonitoringConfig::resolve(&settings.monitoring)?,
             log: LogConfig::resolve(&settings.log)?,
             hostname,
@@ -291,7 +298,10 @@ fn source(settings: &Settings, secrets: &Secrets, cel: CelMode, cdr: bool) -> Re
             return Err(ConfigError::new("DB_TLS", format!("{other} is not one of off, prefer, require, verify")));
         }
     };
-    for (variable, table) in [("DB_TABLE_CDR", &s.db_table_cdr), ("DB_TABLE_CEL", &s.db_table_cel)] {
+    let table_recordings = s.db_table_recordings.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+    let tables = [("DB_TABLE_CDR", Some(&s.db_table_cdr)), ("DB_TABLE_CEL", Some(&s.db_table_cel))];
+    let tables = tables.into_iter().chain([("DB_TABLE_RECORDINGS", table_recordings.as_ref())]);
+    for (variable, table) in tables.filter_map(|(variable, table)| Some((variable, table?))) {
         let part = |p: &str| {
             (1..=64).contains(&p.len()) && p.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '$' | '-'))
         };
@@ -326,6 +336,7 @@ fn source(settings: &Settings, secrets: &Secrets, cel: CelMode, cdr: bool) -> Re
             ca_file: s.db_ca_file.clone(),
             table_cdr: s.db_table_cdr.clone(),
             table_cel: s.db_table_cel.clone(),
+            table_recordings,
             connections: s.db_connections,
             timeout: Duration::from_secs(s.db_timeout.clamp(1, 3_600)),
         },
@@ -438,12 +449,9 @@ fn webhook(settings: &Settings, secrets: &Secrets) -> Result<WebhookConfig> {
     })
 }
 
-fn sipstack(settings: &Settings, secrets: &Secrets, hostname: &str) -> Result<SipstackConfig> {
-    let s = &settings.sinks;
-    let Some(api_key) = secrets.api_key.clone() else {
-        return Err(ConfigError::new("API_KEY", "not set, but SINKS names sipstack (API_KEY or API_KEY_FILE)"));
-    };
-    let url = match s.api_endpoint.as_ref().or(s.api_url.as_ref()) {
+/// Where calls are posted: as set, or by region.
+pub(super) fn calls_url(s: &SinkSettings) -> Result<String> {
+    Ok(match s.api_endpoint.as_ref().or(s.api_url.as_ref()) {
         Some(url) => {
             let variable = if s.api_endpoint.is_some() { "API_ENDPOINT" } else { "API_URL" };
             let url = http_url(variable, url)?;
@@ -457,7 +465,15 @@ fn sipstack(settings: &Settings, secrets: &Secrets, hostname: &str) -> Result<Si
             }
             other => return Err(ConfigError::new("REGION", format!("{other} is not one of dev, ca1, us1, us2"))),
         },
+    })
+}
+
+fn sipstack(settings: &Settings, secrets: &Secrets, hostname: &str) -> Result<SipstackConfig> {
+    let s = &settings.sinks;
+    let Some(api_key) = secrets.api_key.clone() else {
+        return Err(ConfigError::new("API_KEY", "not set, but SINKS names sipstack (API_KEY or API_KEY_FILE)"));
     };
+    let url = calls_url(s)?;
     Ok(SipstackConfig {
         url,
         api_key,
@@ -578,7 +594,7 @@ fn log_filter(value: &str) -> Result<String> {
     Ok(filter)
 }
 
-fn http_url(variable: &str, value: &str) -> Result<String> {
+pub(super) fn http_url(variable: &str, value: &str) -> Result<String> {
     let url = reqwest::Url::parse(value)
         .map_err(|e| ConfigError::new(variable, format!("not a URL ({e}); it begins with https:// or http://")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
@@ -587,7 +603,7 @@ fn http_url(variable: &str, value: &str) -> Result<String> {
     Ok(value.to_owned())
 }
 
-fn concurrency(variable: &str, value: usize) -> Result<usize> {
+pub(super) fn concurrency(variable: &str, value: usize) -> Result<usize> {
     if (1..=64).contains(&value) {
         Ok(value)
     } else {
@@ -595,7 +611,7 @@ fn concurrency(variable: &str, value: usize) -> Result<usize> {
     }
 }
 
-fn seconds(variable: &str, value: f64, min: f64, max: f64) -> Result<Duration> {
+pub(super) fn seconds(variable: &str, value: f64, min: f64, max: f64) -> Result<Duration> {
     if (min..=max).contains(&value) {
         Ok(Duration::from_secs_f64(value))
     } else {
@@ -603,7 +619,7 @@ fn seconds(variable: &str, value: f64, min: f64, max: f64) -> Result<Duration> {
     }
 }
 
-fn hours(variable: &str, value: f64) -> Result<Duration> {
+pub(super) fn hours(variable: &str, value: f64) -> Result<Duration> {
     if value > 0.0 && value <= 24.0 * 3_650.0 {
         Ok(Duration::from_secs_f64(value * 3_600.0))
     } else {

@@ -28,6 +28,8 @@ pub struct Settings {
     #[command(flatten)]
     pub state: StateSettings,
     #[command(flatten)]
+    pub recordings: RecordingSettings,
+    #[command(flatten)]
     pub monitoring: MonitoringSettings,
     #[command(flatten)]
     pub log: LogSettings,
@@ -76,6 +78,9 @@ pub struct DatabaseSettings {
     /// Table of the channel events
     #[arg(long, env = "DB_TABLE_CEL", default_value = "cel")]
     pub db_table_cel: String,
+    /// Table of recordings: linkedid, filename or file_path, and if it has it file_size [default: none]
+    #[arg(long, env = "DB_TABLE_RECORDINGS")]
+    pub db_table_recordings: Option<String>,
     /// Where channel events come from: db, or off when there are none
     #[arg(long, env = "CEL_MODE", default_value = "db")]
     pub cel_mode: String,
@@ -298,6 +303,46 @@ pub struct StateSettings {
     /// Megabytes that have to stay free on the disk of the state (or 5 % of it, whichever is less)
     #[arg(long, env = "STATE_MIN_FREE", default_value = "256")]
     pub state_min_free: u64,
+}
+
+/// Recording files.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Recordings")]
+pub struct RecordingSettings {
+    /// Look for recording files [default: true when RECORDING_PATHS is set]
+    #[arg(long, env = "RECORDING_ENABLED", action = clap::ArgAction::Set, value_parser = boolean)]
+    pub recording_enabled: Option<bool>,
+    /// Folders to look in, comma separated, with everything below them; nothing outside is ever opened [default, when
+    /// RECORDING_ENABLED=true: /var/spool/asterisk/monitor]
+    #[arg(long = "recording-path", env = "RECORDING_PATHS", value_delimiter = ',')]
+    pub recording_paths: Vec<String>,
+    /// Endings of recording files, comma separated, in upper or lower case
+    #[arg(long, env = "RECORDING_FILE_EXTENSIONS", value_delimiter = ',', default_value = "wav,wav49,mp3,gsm,ogg")]
+    pub recording_file_extensions: Vec<String>,
+    /// Bytes a file has at least; smaller ones are not there yet
+    #[arg(long, env = "RECORDING_MIN_FILE_SIZE", default_value = "1024")]
+    pub recording_min_file_size: u64,
+    /// Hours since it was written last after which a file is no longer looked at
+    #[arg(long, env = "RECORDING_MAX_AGE_HOURS", default_value = "24")]
+    pub recording_max_age_hours: f64,
+    /// How often in a row a file has to be found unchanged before it counts
+    #[arg(long, env = "RECORDING_STABILITY_CHECK_COUNT", default_value = "2")]
+    pub recording_stability_check_count: u32,
+    /// Seconds between these checks
+    #[arg(long, env = "RECORDING_STABILITY_CHECK_INTERVAL", default_value = "2")]
+    pub recording_stability_check_interval: f64,
+    /// Send the files to the SIPSTACK API (needs API_KEY); nothing is ever deleted
+    #[arg(long, env = "RECORDING_UPLOAD_ENABLED", default_value = "false", action = clap::ArgAction::Set, value_parser = boolean)]
+    pub recording_upload_enabled: bool,
+    /// URL they are sent to [default: /v1/mqs/recording of the host that calls are sent to]
+    #[arg(long, env = "RECORDING_UPLOAD_URL")]
+    pub recording_upload_url: Option<String>,
+    /// Files sent at the same time
+    #[arg(long, env = "RECORDING_UPLOAD_CONCURRENCY", default_value = "2")]
+    pub recording_upload_concurrency: usize,
+    /// Seconds one file may take
+    #[arg(long, env = "RECORDING_UPLOAD_TIMEOUT", default_value = "300")]
+    pub recording_upload_timeout: f64,
 }
 
 /// Being watched.

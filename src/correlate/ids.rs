@@ -33,6 +33,39 @@ impl<'a> Id<'a> {
     }
 }
 
+/// Every way to read the last id in a text, such as a file name: `epoch.counter` with what stands before it as systemname,
+/// the longest first, and bare at the end. `a-1795214890.5` may be an id of system `a`, or one after a word.
+pub fn found_in(text: &str) -> Vec<&str> {
+    let bytes = text.as_bytes();
+    let digits = |from: usize| bytes.get(from..).unwrap_or_default().iter().take_while(|b| b.is_ascii_digit()).count();
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let epoch = digits(at);
+        if epoch == 0 {
+            at += 1;
+            continue;
+        }
+        let dot = at + epoch;
+        let counter = if bytes.get(dot) == Some(&b'.') { digits(dot + 1) } else { 0 };
+        if !matches!(epoch, 9 | 10) || counter == 0 {
+            at = dot;
+            continue;
+        }
+        let end = dot + 1 + counter;
+        let starts = text[..at]
+            .char_indices()
+            .filter(|(i, _)| *i == 0 || matches!(bytes.get(i - 1), Some(b'-' | b'_' | b'/' | b' ')));
+        let with_system = starts.filter_map(|(i, _)| text.get(i..end)).filter(|id| Id::parse(id).is_some());
+        // where a name holds several, the channel's own stands last
+        found.clear();
+        found.extend(with_system);
+        found.extend(text.get(at..end).filter(|id| Id::parse(id).is_some()));
+        at = end;
+    }
+    found
+}
+
 /// Orders ids as (epoch, counter, systemname), numbers as numbers; what is no id comes last, as text.
 pub fn compare(a: &str, b: &str) -> Ordering {
     match (Id::parse(a), Id::parse(b)) {
@@ -107,6 +140,20 @@ mod tests {
             ["", ".", "1795214890", "1795214890.", "x1795214890.1", "-1795214890.1", "12.5", "N/A", "1795214890.x"]
         {
             assert_eq!(Id::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ids_are_found_in_names() {
+        assert_eq!(found_in("1795214890.54"), ["1795214890.54"]);
+        assert_eq!(found_in("pbx-1-1795214890.5"), ["pbx-1-1795214890.5", "1-1795214890.5", "1795214890.5"]);
+        let name = "out-5551234567-1001-20261120-224810-1795214890.54.WAV";
+        assert_eq!(found_in(name).last(), Some(&"1795214890.54"));
+        assert_eq!(found_in(name).len(), 6);
+        assert_eq!(found_in("1795214890.5-1795214890.54.wav").last(), Some(&"1795214890.54"));
+        assert_eq!(found_in("ü_1795214890.54-in.wav"), ["1795214890.54"]);
+        for none in ["", "20261120-224810-1001.wav", "5551234567.wav", "17952148901.5", "1795214890.", "é.1"] {
+            assert!(found_in(none).is_empty(), "{none}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::call::{CdrRow, CelRow, Row};
+use crate::call::{CdrRow, CelRow, FoundRecording, Row};
 
 mod attempts; // every device that was rung
 pub mod batch; // rows that are all there at once
@@ -118,11 +118,12 @@ pub struct Marks {
     pub source_gap: bool,
 }
 
-/// The rows of one call. Order and repetition do not matter.
+/// The rows of one call, and the recordings found beside them. Order and repetition do not matter.
 #[derive(Clone, Debug, Default)]
 pub struct CallRows {
     pub cel: Vec<Arc<CelRow>>,
     pub cdr: Vec<Arc<CdrRow>>,
+    pub recordings: Vec<Arc<FoundRecording>>,
 }
 
 impl CallRows {

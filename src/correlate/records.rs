@@ -5,7 +5,7 @@ use super::media::Media;
 use super::parties::known;
 use super::scene::{Record, Scene};
 use super::shape;
-use crate::call::{CelRow, Content, Discrepancy, Disposition, Recording, RecordingMatch, Timestamp};
+use crate::call::{CelRow, Content, Discrepancy, Disposition, FoundRecording, Recording, RecordingMatch, Timestamp};
 
 /// Account code, user field and AMA flags: of the caller's records first, then of any, then of CEL.
 pub(super) struct Labels {
@@ -39,7 +39,8 @@ fn ama_name(flag: &str) -> String {
     }
 }
 
-/// Recordings from `recordingfile` and from MixMonitor; one of each file. A narrow column may have cut a name short.
+/// Recordings from `recordingfile` and from MixMonitor, then those found beside the rows; one of each file. A narrow
+/// column may have cut a name short.
 pub(super) fn recordings(scene: &Scene<'_>, runs: &[AppRun<'_>]) -> Vec<Recording> {
     let mut found: Vec<Recording> = Vec::new();
     for run in runs.iter().filter(|r| r.is(&["MixMonitor", "Monitor"])) {
@@ -50,7 +51,42 @@ pub(super) fn recordings(scene: &Scene<'_>, runs: &[AppRun<'_>]) -> Vec<Recordin
     for record in &scene.records {
         add(&mut found, &record.row.recordingfile, RecordingMatch::Cdr, None);
     }
+    // what is told by the table first, then what lies on the disk, which knows the size
+    let mut beside: Vec<&FoundRecording> = scene.found.iter().map(|f| &**f).collect();
+    beside.sort_by(|a, b| (a.by.as_str(), &a.file, &a.path).cmp(&(b.by.as_str(), &b.file, &b.path)));
+    for recording in beside {
+        add_found(&mut found, recording);
+    }
     found
+}
+
+/// A name cut short by a narrow column is long nevertheless: shorter ones prove nothing.
+const CUT_NAME_MIN: usize = 16;
+
+fn add_found(found: &mut Vec<Recording>, beside: &FoundRecording) {
+    let Some(file) = known(&beside.file) else { return };
+    let cut = |r: &Recording| r.file.len() >= CUT_NAME_MIN && file.starts_with(&r.file);
+    let at = found.iter().position(|r| r.file == file).or_else(|| found.iter().position(cut));
+    let Some(same) = at.and_then(|at| found.get_mut(at)) else {
+        found.push(Recording {
+            format: format_of(&file),
+            path: beside.path.clone(),
+            file,
+            started_at: beside.started_at,
+            size: beside.size,
+            matched_by: beside.by,
+        });
+        return;
+    };
+    if same.path.as_ref().is_none_or(|p| !p.starts_with('/') || !p.ends_with(&file)) {
+        same.path = beside.path.clone().or_else(|| same.path.take());
+    }
+    if same.file != file {
+        same.file = file;
+        same.format = format_of(&same.file);
+    }
+    same.size = beside.size.or(same.size);
+    same.started_at = same.started_at.or(beside.started_at);
 }
 
 fn add(found: &mut Vec<Recording>, path: &str, by: RecordingMatch, at: Option<Timestamp>) {

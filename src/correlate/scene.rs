@@ -5,11 +5,12 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::ids::{self, Id};
 use super::zone::{Clock, epoch_of};
 use super::{CallRows, Rules, Zone, extra, shape};
-use crate::call::{CdrRow, CelEvent, CelRow, RowTime, Timestamp};
+use crate::call::{CdrRow, CelEvent, CelRow, FoundRecording, RowTime, Timestamp};
 
 /// One CEL row at its moment.
 #[derive(Clone, Copy)]
@@ -117,6 +118,8 @@ pub(super) struct Scene<'a> {
     pub events: Vec<Event<'a>>,
     pub chans: Vec<Chan<'a>>,
     pub records: Vec<Record<'a>>,
+    /// Recordings found beside the rows.
+    pub found: &'a [Arc<FoundRecording>],
     /// The table keeps whole seconds only.
     pub whole_seconds: bool,
     pub has_bridges: bool,
@@ -149,6 +152,7 @@ impl<'a> Scene<'a> {
             events,
             chans: Vec::new(),
             records,
+            found: &rows.recordings,
         };
         for event in &scene.events {
             scene.has_bridges |= matches!(event.row.event, CelEvent::BridgeEnter | CelEvent::BridgeStart);

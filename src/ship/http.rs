@@ -101,6 +101,26 @@ impl Endpoint {
         }
     }
 
+    /// Posts a form whose parts are read while they are sent. Only 202 means that it was taken.
+    pub async fn post_form(&self, headers: HeaderMap, form: reqwest::multipart::Form) -> Answer {
+        let mut request = self.client.post(self.url.clone()).headers(headers).multipart(form);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        match request.send().await {
+            Ok(response) => {
+                let status = response.status();
+                match read(response).await {
+                    Answer::Accepted if status.as_u16() != 202 => {
+                        Answer::Unanswered(format!("{} answered {status}, and only 202 means taken", self.shown))
+                    }
+                    answer => answer,
+                }
+            }
+            Err(e) => self.failed(&e),
+        }
+    }
+
     fn failed(&self, e: &reqwest::Error) -> Answer {
         if e.is_connect() {
             Answer::Unreachable(format!("cannot connect to {}: {}", self.shown, chain(e)))

@@ -18,6 +18,7 @@ pub mod health;
 pub mod http;
 mod page;
 pub mod policy;
+pub mod recordings;
 mod rows;
 pub mod sign;
 pub mod sink;

@@ -97,7 +97,7 @@ mod tests {
             time: Some(RowTime::Utc(5)),
             ..CelRow::default()
         };
-        let rows = CallRows { cel: vec![Arc::new(cel.clone())], cdr: vec![Arc::default()] };
+        let rows = CallRows { cel: vec![Arc::new(cel.clone())], cdr: vec![Arc::default()], ..CallRows::default() };
         let thawed = FrozenRows::thaw(&freeze_rows(&rows, &Zone::Named(chrono_tz::Europe::Prague))).expect("thaw");
         assert_eq!((&thawed.cel[0], thawed.cdr.len()), (&cel, 1));
         assert!(FrozenRows::thaw(b"nonsense").is_err());

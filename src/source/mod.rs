@@ -10,13 +10,14 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
-use crate::call::{Row, RowTime, Timestamp, WallTime};
+use crate::call::{FoundRecording, Row, RowTime, Timestamp, WallTime};
 use crate::config::SourceConfig;
 use crate::correlate::Zone;
 use crate::finding::Finding;
 
 pub mod columns; // names and text of the columns of both tables
 pub mod csv; // CEL and CDR rows in CSV files
+pub mod recordings; // files in folders: which are complete, what their names tell
 pub mod sql; // tables of MySQL, PostgreSQL, SQLite
 pub mod supervisor; // the loop that drives a source
 
@@ -83,6 +84,8 @@ pub struct Batch {
     /// The zone of the wall clock readings, once it is known and whenever it changes: as configured, or as the uniqueids
     /// say. Rows that come before it is known can be stored, not built into calls.
     pub zone: Option<Zone>,
+    /// What the PBX's recordings table has of calls that ended.
+    pub recordings: Vec<FoundRecording>,
     /// The wishes of [`Wishes::reread`] that this batch answers in full.
     pub reread: Vec<String>,
     /// The wishes of [`Wishes::cdr_of`] that this batch answers. `None`: the source reads records forward by id, and

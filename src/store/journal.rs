@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 
 use super::fold::{self, HeldRow};
-use super::{Result, StoreError, ledger, meta};
+use super::{Result, StoreError, ledger, meta, recordings};
 use crate::call::{Row, Timestamp};
 use crate::correlate::group::Grouper;
 use crate::source::{Batch, ID_BLOCK, Place, Quarantined, Table, audit_minute};
@@ -79,6 +79,9 @@ pub fn append(
     }
     for row in &batch.quarantined {
         quarantine(conn, row, now)?;
+    }
+    for recording in &batch.recordings {
+        recordings::put(conn, recording, now)?;
     }
     for (name, value) in &batch.positions {
         meta::put_position(conn, name, value, now)?;

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::fold::{self, HeldRow};
 use super::outbox::{self, NewRevision};
+use super::recordings::{self, Used};
 use super::{Result, StoreError};
 use crate::call::Timestamp;
 
@@ -191,6 +192,8 @@ pub struct Settled {
     pub absorbed: Vec<Absorbed>,
     /// The rows, folded; `None`: kept as they are.
     pub folded: Option<Vec<u8>>,
+    /// The found recordings it was built with.
+    pub recordings: Vec<Used>,
 }
 
 /// Writes a settled call: ledger, keys, folded rows, and its document with one delivery per sink. Returns its number.
@@ -206,6 +209,7 @@ pub fn record(conn: &Connection, settled: &Settled, sinks: &[&str], now: Timesta
     for key in &settled.keys {
         key_statement.execute(params![key.text.as_str(), key.linkedid, call])?;
     }
+    recordings::claim(conn, call, &settled.recordings)?;
     if let Some(body) = &settled.folded {
         conn.prepare_cached("INSERT OR REPLACE INTO folded (call, rows, body, folded_at) VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![call, settled.rows, body, now.micros()])?;
@@ -214,11 +218,15 @@ pub fn record(conn: &Connection, settled: &Settled, sinks: &[&str], now: Timesta
     let suppressed = settled.state == State::Suppressed;
     if settled.call.is_some() {
         // the document of a call that was kept back so far has its first revision, and no deliveries
-        conn.prepare_cached(
-            "DELETE FROM document WHERE call = ?1 AND revision = ?2
-             AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.call = ?1)",
-        )?
-        .execute(params![call, settled.revision])?;
+        let kept_back = conn
+            .prepare_cached(
+                "DELETE FROM document WHERE call = ?1 AND revision = ?2
+                 AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.call = ?1)",
+            )?
+            .execute(params![call, settled.revision])?;
+        if kept_back > 0 && !suppressed {
+            recordings::look_again(conn, call)?;
+        }
     }
     let document = NewRevision {
         call,

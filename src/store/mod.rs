@@ -2,7 +2,7 @@
 //! while it works is committed together, so that one fsync serves many callers. Readers have a connection of their own.
 //!
 //! This module is the way in: [`Store::open`], [`Store::write`], [`Store::read`]. `open` creates, locks and migrates,
-//! `threads` runs the connections; `journal`, `ledger`, `outbox`, `meta`, `retention` and `calls` hold the statements
+//! `threads` runs the connections; `journal`, `ledger`, `outbox`, `meta`, `recordings`, `uploads`, `retention` and `calls` hold the statements
 //! of their tables as functions of a connection.
 
 use std::fs::{self, File};
@@ -20,8 +20,10 @@ pub mod ledger;
 pub mod meta;
 mod open;
 pub mod outbox;
+pub mod recordings;
 pub mod retention;
 mod threads;
+pub mod uploads;
 
 pub use open::{agent_runs, open_read_only};
 

@@ -9,8 +9,11 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use super::{LOCK_FILE, Result, STATE_FILE, StoreError};
 
 /// The schema, in order; the position in this list is the version kept in `PRAGMA user_version`.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_state.sql"), include_str!("../../migrations/0002_rules.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_state.sql"),
+    include_str!("../../migrations/0002_rules.sql"),
+    include_str!("../../migrations/0003_recordings.sql"),
+];
 
 /// Pages of write-ahead log after which a commit also carries it into the database: 16 MB.
 const WAL_PAGES: i64 = 4_000;

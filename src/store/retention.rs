@@ -16,6 +16,8 @@ pub const DEAD_DAYS: i64 = 90;
 const SEEN_DAYS: i64 = 3;
 /// How many blocks of ids are counted, per table.
 const ID_BLOCKS_MAX: i64 = 200_000;
+/// How long a recording waits for a call that has its id, days.
+const RECORDING_DAYS: i64 = 3;
 /// How many unreadable rows are kept.
 const QUARANTINE_MAX: i64 = 10_000;
 
@@ -130,6 +132,11 @@ pub fn housekeep(conn: &Connection, now: Timestamp, limit: usize) -> Result<bool
             &[tbl, ID_BLOCKS_MAX, limit],
         )?;
     }
+    delete(
+        "DELETE FROM recording WHERE recording IN (
+             SELECT recording FROM recording WHERE call IS NULL AND found_at < ?1 LIMIT ?2)",
+        &[now.micros() - RECORDING_DAYS * DAY_MICROS, limit],
+    )?;
     delete("DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?1", &[QUARANTINE_MAX])?;
     Ok(more || merged.len() >= usize::try_from(limit).unwrap_or(usize::MAX))
 }

@@ -55,6 +55,7 @@ fn settled(id: &str, revision: i64) -> Settled {
         raw_rows: None,
         absorbed: Vec::new(),
         folded: Some(fold::fold([HeldRow { generation: 1, row: cel(1, Place::Id(1)).row }].iter()).expect("fold")),
+        recordings: Vec::new(),
     }
 }
 

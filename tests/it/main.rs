@@ -13,6 +13,7 @@ mod env_example;
 mod program;
 mod properties;
 mod provision;
+mod recordings;
 mod running;
 mod scorer;
 mod settle;

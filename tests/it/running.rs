@@ -11,7 +11,7 @@ use crate::program::Program;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The demo's rows in a SQLite database, as a PBX has them.
-fn database(path: &Path) {
+pub fn database(path: &Path) {
     let conn = Connection::open(path).unwrap();
     for table in ["cel", "cdr"] {
         let csv = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/demo").join(table).with_extension("csv");

@@ -138,6 +138,7 @@ impl TestDatabase {
                 ca_file: None,
                 table_cdr: "cdr".to_owned(),
                 table_cel: "cel".to_owned(),
+                table_recordings: None,
                 connections: 2,
                 timeout: Duration::from_secs(20),
             },

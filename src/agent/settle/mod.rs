@@ -19,7 +19,8 @@ use crate::correlate::{Rules, Zone};
 use crate::metrics;
 use crate::source::{self, Batch, Wishes};
 use crate::store::ledger::{self, Entry, Key, MARK_RESTART, State};
-use crate::store::{Result, Store, journal, meta};
+use crate::store::recordings::Used;
+use crate::store::{Result, Store, journal, meta, recordings};
 
 mod arrived;
 mod plan;
@@ -34,6 +35,10 @@ const CALLS_PER_TRANSACTION: usize = 500;
 const PAGE: usize = 1_000;
 /// Calls whose missing record, or whose rows, are asked for at once.
 const WISHES_MAX: usize = 200;
+/// Waiting recordings looked at after each batch.
+const RECORDINGS: usize = 200;
+/// Remembered of them at most.
+const RECORDINGS_TRIED_MAX: usize = 10_000;
 /// Where the watch for restarts is kept.
 const META_RESTARTS: &str = "restarts";
 
@@ -111,6 +116,12 @@ pub struct Settler {
     cut: BTreeSet<GroupId>,
     /// Everything that was visible at the last read has been taken in.
     current: bool,
+    /// There are recordings that were found beside rows.
+    has_recordings: bool,
+    /// Waiting recordings up to this one were looked at.
+    recordings_to: i64,
+    /// Those a call was opened again for.
+    recordings_tried: HashSet<Used>,
     /// Memory does not follow from the state any more: it has to be made anew.
     stale: bool,
 }
@@ -142,6 +153,9 @@ impl Settler {
             loaded_to: 0,
             cut: BTreeSet::new(),
             current: false,
+            has_recordings: false,
+            recordings_to: 0,
+            recordings_tried: HashSet::new(),
             stale: true,
             setup,
         };
@@ -203,6 +217,11 @@ impl Settler {
                 self.withdraw(at, &zone)?;
             }
         }
+        if arrived.caught_up
+            && let Some(zone) = self.zones.last().cloned()
+        {
+            self.open_recorded(&zone)?;
+        }
         match arrived.db_now.filter(|_| arrived.caught_up) {
             // also backwards, where the database's clock was set back: nothing may count as past that is to come
             Some(now) => self.see_to(now),
@@ -248,6 +267,7 @@ impl Settler {
         for group in self.picture.due(self.horizon) {
             self.judge(group);
         }
+        self.has_recordings = self.store.read_blocking(recordings::any)?;
         let ready = self.picture.ready(CALLS_PER_TRANSACTION);
         let mut plan =
             Plan { refused: self.picture.refused.clone(), gone: self.picture.ignored.clone(), ..Plan::default() };
@@ -315,6 +335,7 @@ impl Settler {
         self.picture = Picture::new(self.setup.frame.rules.has_cel);
         self.stale = true;
         self.current = false;
+        self.recordings_tried.clear();
         let Some(zone) = self.zones.last().cloned() else { return Ok(()) };
         let marks = self.store.read_blocking(ledger::marks)?;
         self.book = MarkBook::new(marks, std::mem::take(&mut self.book.restarts));
@@ -389,6 +410,27 @@ impl Settler {
         })?;
         let told_at = (entry.state == State::InProgress).then_some(entry.updated_at);
         Ok(Attached { call, keys, frozen, shipped: entry.state == State::Shipped, rows, told_at })
+    }
+
+    /// Opens calls again whose recording was found after they were built.
+    fn open_recorded(&mut self, zone: &Zone) -> Result<()> {
+        let after = self.recordings_to;
+        let (found, next) = self.store.read_blocking(move |conn| recordings::waiting(conn, after, RECORDINGS))?;
+        self.recordings_to = next;
+        if self.recordings_tried.len() > RECORDINGS_TRIED_MAX {
+            self.recordings_tried.clear();
+        }
+        for (recording, call) in found {
+            // once is enough: a call of which a nailed-up channel's id is no key is never built with that id's recordings
+            if !self.recordings_tried.insert(recording) || self.picture.group_of_call(call).is_some() {
+                continue;
+            }
+            if let Some(entry) = self.store.read_blocking(move |conn| ledger::entry(conn, call))? {
+                let attached = self.attached(&entry)?;
+                self.picture.reopen(attached, zone);
+            }
+        }
+        self.look_up(zone)
     }
 
     /// A restart that was found makes every open group of that PBX a candidate. Returns the moment of one that is to be

@@ -18,7 +18,7 @@ use crate::metrics;
 use crate::source::Quarantined;
 use crate::store::fold::{self, HeldRow};
 use crate::store::ledger::{self, Entry, Key, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, Settled, State};
-use crate::store::{Result, journal, meta};
+use crate::store::{Result, journal, meta, recordings};
 
 /// What is ready, with its rows.
 pub(super) struct Fetched {
@@ -297,6 +297,12 @@ impl Settler {
             entries.iter().map(|e| usize::try_from(e.zone).unwrap_or(now_in_force)).min().unwrap_or(now_in_force);
         let zone = self.zones.get(index).or(self.zones.last()).unwrap_or(&Zone::Fixed(0));
         let index = i64::try_from(index).unwrap_or_default();
+        let recordings = if self.has_recordings {
+            let keys = keys.clone();
+            self.store.read_blocking(move |conn| recordings::of_keys(conn, &keys))?
+        } else {
+            Vec::new()
+        };
         // and by the rules of then: a changed setting revises nothing
         let in_force = self.rules.len().saturating_sub(1);
         let of = |e: &Entry| usize::try_from(e.rules).unwrap_or(in_force);
@@ -304,7 +310,7 @@ impl Settler {
         let kept = self.rules.iter().enumerate().skip(by).find_map(|(n, r)| Some((n, r.as_ref()?)));
         let (by, rules) = kept.unwrap_or((in_force, &self.setup.frame.rules));
         let rules = (rules, i64::try_from(by).unwrap_or_default());
-        compose::build(rows, keys, rules, (zone, index), &self.book, newest, stage)
+        compose::build((rows, recordings), keys, rules, (zone, index), &self.book, newest, stage)
     }
 
     /// From built calls to what is to be written. A call that gets an id the ledger knows under other keys is that call.

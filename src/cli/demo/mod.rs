@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::say;
 use crate::agent::{self, Summary};
 use crate::config::{
-    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, LogConfig, ShippingConfig, SinkConfig, SourceConfig,
-    StartFrom, StateConfig, TlsMode, WebhookConfig, zone,
+    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, LogConfig, RecordingConfig, ShippingConfig,
+    SinkConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig, zone,
 };
 use crate::correlate::Rules;
 use crate::correlate::explain::one_line;
@@ -141,6 +141,7 @@ fn config(dir: &Path, database: &Path, url: &str) -> Result<Config> {
                 ca_file: None,
                 table_cdr: "cdr".to_owned(),
                 table_cel: "cel".to_owned(),
+                table_recordings: None,
                 connections: 2,
                 timeout: Duration::from_secs(10),
             },
@@ -179,6 +180,7 @@ fn config(dir: &Path, database: &Path, url: &str) -> Result<Config> {
             // the demo needs a few hundred kilobytes
             min_free: 0,
         },
+        recordings: RecordingConfig::default(),
         monitoring: None,
         log: LogConfig { filter: "warn".to_owned(), json: false, mask_numbers: true },
         hostname: "demo".to_owned(),

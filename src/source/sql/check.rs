@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::backend::{Backend, TableName, backend, server};
 use super::engine::Statement;
 use super::probe::{self, Shape};
+use super::recordings::RecordingsTable;
 use super::{is_moment, now, read, tables, vote, zone};
 use crate::call::{CelEvent, CelRow, Row, RowTime, Timestamp, WallTime};
 use crate::config::{DatabaseKind, SourceConfig};
@@ -46,6 +47,14 @@ pub async fn check(config: &SourceConfig) -> Vec<Finding> {
                 backend.disconnect();
             }
         }
+    }
+    if let Some(name) = &config.database.table_recordings {
+        let topic = format!("table {name} (recordings)");
+        findings.push(match RecordingsTable::new(name).probe(backend.as_mut()).await {
+            Ok(None) => Finding::ok(topic, "can be read by linkedid"),
+            Ok(Some(note)) => Finding::warning(topic, note, "create the index"),
+            Err(e) => problem(&topic, &e),
+        });
     }
     let zone = zone_of(backend.as_mut(), config, &shapes, &mut findings).await;
     for shape in &shapes {

@@ -2,7 +2,7 @@
 //!
 //! One connection, used by one poll at a time. [`backend`] runs statements, [`engine`] knows where their SQL differs,
 //! [`probe`] finds out what a table is good for, [`cursor`] reads tables with a trustworthy id, [`lanes`] those without,
-//! [`audit`] compares counts, [`zone`] tells the zone of readings, [`read`] makes rows of cells. A poll in the steady state
+//! [`audit`] compares counts, [`recordings`] reads the recordings table, [`zone`] tells the zone of readings, [`read`] makes rows of cells. A poll in the steady state
 //! asks three statements: the clock, channel events, records.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use self::cursor::{IdLane, Stored};
 use self::engine::{Engine, Statement};
 use self::lanes::TimeLane;
 use self::probe::Shape;
+use self::recordings::RecordingsTable;
 use self::zone::ZoneWatch;
 use super::{
     Batch, LocalCounts, Place, PlacedRow, Quarantined, START_POSITION, Source, SourceError, Table, Wishes, start_of,
@@ -35,6 +36,7 @@ pub mod mysql;
 pub mod postgres;
 pub mod probe;
 pub mod read;
+pub mod recordings;
 mod reread;
 pub mod sqlite;
 mod start;
@@ -257,6 +259,7 @@ pub struct SqlSource {
     counts: Arc<dyn LocalCounts>,
     timing: Timing,
     readers: Vec<Reader>,
+    recordings: Option<RecordingsTable>,
     zone: ZoneWatch,
     /// T0 of `START_FROM`, once resolved; the outer `None`: not yet.
     start: Option<Option<Timestamp>>,
@@ -291,6 +294,7 @@ impl SqlSource {
             counts,
             timing,
             readers: readers.collect(),
+            recordings: config.database.table_recordings.as_deref().map(RecordingsTable::new),
             zone: ZoneWatch::new(config.zone.clone()),
             start_stored: start.is_some(),
             start,
@@ -374,6 +378,9 @@ impl SqlSource {
             self.reread_fails = done.is_err();
         }
         self.statements = visit.statements;
+        if let Some(table) = &mut self.recordings {
+            batch.recordings = table.poll(self.backend.as_mut(), now, &batch.rows, !batch.more).await?;
+        }
         tracing::trace!(statements = self.statements, rows = batch.rows.len(), "polled");
         batch.rows.iter().for_each(|placed| self.zone.observe(&placed.row));
         batch.zone = self.zone.tell();
@@ -391,6 +398,11 @@ impl SqlSource {
         for reader in &mut self.readers {
             let shape = probe::probe(self.backend.as_mut(), reader.table, &reader.name).await?;
             reader.settle(shape);
+        }
+        if let Some(table) = &mut self.recordings
+            && let Some(note) = table.probe(self.backend.as_mut()).await?
+        {
+            tracing::warn!("{note}");
         }
         if self.zone.current().is_none() {
             let shapes: Vec<&Shape> = self.readers.iter().filter_map(|r| r.shape.as_ref()).collect();
@@ -462,6 +474,9 @@ impl Source for SqlSource {
                 Some(Lane::Time(lane)) => lane.committed(),
                 None => {}
             }
+        }
+        if let Some(table) = &mut self.recordings {
+            table.committed();
         }
     }
 }

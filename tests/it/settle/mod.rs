@@ -1,8 +1,9 @@
 //! Journal to outbox: whatever way rows arrive, the calls that leave are the same.
 
-mod bench;
+pub mod bench;
 mod filters;
 mod late;
 mod order;
 mod progress;
+mod recordings;
 mod starts;

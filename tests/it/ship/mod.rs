@@ -5,4 +5,4 @@ mod dispatch;
 mod faults;
 mod receiver_example;
 mod sipstack_format;
-mod support;
+pub mod support;

@@ -130,7 +130,7 @@ fn rows() -> CallRows {
         disposition: Disposition::Answered,
         ..CdrRow::default()
     };
-    CallRows { cel: cels.into_iter().map(Arc::new).collect(), cdr: vec![Arc::new(cdr)] }
+    CallRows { cel: cels.into_iter().map(Arc::new).collect(), cdr: vec![Arc::new(cdr)], ..CallRows::default() }
 }
 
 fn identity() -> Identity {

@@ -1,0 +1,118 @@
+//! What the settings of recording files mean.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::ConfigError;
+use super::resolve::{calls_url, concurrency, hours, http_url, seconds, trimmed};
+use super::settings::{Secrets, Settings};
+
+/// Where Asterisk keeps recordings unless told otherwise.
+const DEFAULT_PATH: &str = "/var/spool/asterisk/monitor";
+
+/// Files that are looked for, and whether they are sent anywhere.
+#[derive(Clone, Debug, Default)]
+pub struct RecordingConfig {
+    /// `None`: no files are looked for.
+    pub files: Option<FilesConfig>,
+    /// `None`: none is sent.
+    pub upload: Option<UploadConfig>,
+}
+
+#[derive(Clone, Debug)]
+pub struct FilesConfig {
+    pub roots: Vec<PathBuf>,
+    /// In lower case, without dot.
+    pub extensions: Vec<String>,
+    /// Bytes.
+    pub min_size: u64,
+    pub max_age: Duration,
+    /// How often in a row a file has to be found unchanged.
+    pub checks: u32,
+    pub check_interval: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct UploadConfig {
+    pub url: String,
+    pub api_key: SecretString,
+    pub concurrency: usize,
+    pub timeout: Duration,
+    pub allow_http: bool,
+}
+
+pub(super) fn resolve(settings: &Settings, secrets: &Secrets) -> Result<RecordingConfig, ConfigError> {
+    let s = &settings.recordings;
+    let mut paths = trimmed(&s.recording_paths);
+    if !s.recording_enabled.unwrap_or(!paths.is_empty()) {
+        if s.recording_upload_enabled {
+            return Err(ConfigError::new(
+                "RECORDING_UPLOAD_ENABLED",
+                "is true, but no recordings are looked for: set RECORDING_PATHS (and not RECORDING_ENABLED=false)",
+            ));
+        }
+        return Ok(RecordingConfig::default());
+    }
+    if paths.is_empty() {
+        paths.push(DEFAULT_PATH.to_owned());
+    }
+    let roots: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
+    if let Some(bad) = roots.iter().find(|p| !p.is_absolute() || p.parent().is_none()) {
+        return Err(ConfigError::new(
+            "RECORDING_PATHS",
+            format!("{} is not an absolute path of a folder of recordings", bad.display()),
+        ));
+    }
+    let extensions: Vec<String> = trimmed(&s.recording_file_extensions)
+        .into_iter()
+        .map(|e| e.trim_start_matches('.').to_ascii_lowercase())
+        .filter(|e| !e.is_empty())
+        .collect();
+    if extensions.is_empty() {
+        return Err(ConfigError::new("RECORDING_FILE_EXTENSIONS", "names no ending, such as wav,mp3,gsm"));
+    }
+    if !(1..=100).contains(&s.recording_stability_check_count) {
+        return Err(ConfigError::new(
+            "RECORDING_STABILITY_CHECK_COUNT",
+            format!("{} is not between 1 and 100", s.recording_stability_check_count),
+        ));
+    }
+    let interval = s.recording_stability_check_interval;
+    let files = FilesConfig {
+        roots,
+        extensions,
+        min_size: s.recording_min_file_size,
+        max_age: hours("RECORDING_MAX_AGE_HOURS", s.recording_max_age_hours)?,
+        checks: s.recording_stability_check_count,
+        check_interval: seconds("RECORDING_STABILITY_CHECK_INTERVAL", interval, 0.01, 600.0)?,
+    };
+    let upload = if s.recording_upload_enabled { Some(upload(settings, secrets)?) } else { None };
+    Ok(RecordingConfig { files: Some(files), upload })
+}
+
+fn upload(settings: &Settings, secrets: &Secrets) -> Result<UploadConfig, ConfigError> {
+    let s = &settings.recordings;
+    let Some(api_key) = secrets.api_key.clone() else {
+        return Err(ConfigError::new(
+            "API_KEY",
+            "not set, but RECORDING_UPLOAD_ENABLED=true (API_KEY or API_KEY_FILE)",
+        ));
+    };
+    let url = match &s.recording_upload_url {
+        Some(url) => http_url("RECORDING_UPLOAD_URL", url)?,
+        None => {
+            let calls = calls_url(&settings.sinks)?;
+            let base = reqwest::Url::parse(&calls).and_then(|url| url.join("/v1/mqs/recording"));
+            base.map_err(|e| ConfigError::new("API_ENDPOINT", format!("not a URL ({e})")))?.to_string()
+        }
+    };
+    Ok(UploadConfig {
+        url,
+        api_key,
+        concurrency: concurrency("RECORDING_UPLOAD_CONCURRENCY", s.recording_upload_concurrency)?,
+        timeout: seconds("RECORDING_UPLOAD_TIMEOUT", s.recording_upload_timeout, 0.1, 86_400.0)?,
+        allow_http: settings.sinks.allow_http,
+    })
+}
