@@ -19,28 +19,17 @@ use crate::source::{Batch, Wishes};
 use crate::store::{Store, StoreError, journal};
 
 pub(super) struct JournalIntake {
-    store: Store,
-    shared: Arc<Shared>,
-    health: Health,
-    clock: Clock,
-    batches: mpsc::Sender<Arrived>,
-    stop: CancellationToken,
+    pub(super) store: Store,
+    pub(super) shared: Arc<Shared>,
+    pub(super) health: Health,
+    pub(super) clock: Clock,
+    pub(super) batches: mpsc::Sender<Arrived>,
+    pub(super) stop: CancellationToken,
     /// The last batch could not be stored.
-    failing: bool,
+    pub(super) failing: bool,
 }
 
 impl JournalIntake {
-    pub(super) const fn new(
-        store: Store,
-        shared: Arc<Shared>,
-        health: Health,
-        clock: Clock,
-        batches: mpsc::Sender<Arrived>,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { store, shared, health, clock, batches, stop, failing: false }
-    }
-
     async fn store(&self, batch: Batch) -> Result<Arrived, StoreError> {
         // an empty batch costs no transaction
         let nothing = batch.rows.is_empty() && batch.quarantined.is_empty() && batch.recordings.is_empty();

@@ -25,6 +25,7 @@ use crate::store::{Store, StoreError, calls, meta, outbox};
 
 pub mod compose; // rows of a call to what is written
 mod intake; // batches into the journal
+pub mod judge; // whether a group is to be settled
 mod lanes; // how far history has been read
 mod maintain; // retention, budget, figures
 pub mod marks; // what was decided once about calls
@@ -35,7 +36,7 @@ pub mod settle; // journal to outbox
 mod thread; // the thread that settles
 
 use compose::Frame;
-use picture::{Policy, Updates};
+use judge::{Policy, Updates};
 use settle::{Settler, Setup};
 
 /// Channels that end by neither CHAN_END nor a CDR count as ended when they are quiet for this long.
@@ -295,14 +296,15 @@ async fn run_on(
     let read_stop = stop.child_token();
     let positions = store.read(meta::positions).await?.into_iter().collect();
     let mut source = source::open(&config.source, positions, Arc::new(store.clone()));
-    let mut intake = intake::JournalIntake::new(
-        store.clone(),
-        Arc::clone(&shared),
-        health.clone(),
-        clock.clone(),
+    let mut intake = intake::JournalIntake {
+        store: store.clone(),
+        shared: Arc::clone(&shared),
+        health: health.clone(),
+        clock: clock.clone(),
         batches,
-        read_stop.clone(),
-    );
+        stop: read_stop.clone(),
+        failing: false,
+    };
     let pace = Pace::new(config.source.poll_busy, config.source.poll_idle);
     let why = {
         let reading = supervise(source.as_mut(), &mut intake, &pace, &read_stop);

@@ -9,9 +9,10 @@ use std::collections::{BTreeSet, HashSet};
 use compact_str::CompactString;
 
 use super::compose::Frame;
+use super::judge::Policy;
 use super::lanes::Lanes;
 use super::marks::{MarkBook, Restarts};
-use super::picture::{Attached, Picture, Policy};
+use super::picture::{Attached, Picture};
 use crate::call::{Row, Timestamp};
 use crate::correlate::completion::RestartSign;
 use crate::correlate::group::GroupId;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::plan::{Fetched, Plan, Planned, once_each};
 use super::{CALLS_PER_TRANSACTION, Outcome, Settler};
 use crate::agent::compose::Stage;
-use crate::agent::picture::Updates;
+use crate::agent::judge::Updates;
 use crate::call::{CallState, Timestamp};
 use crate::correlate::group::GroupId;
 use crate::store::{Result, ledger};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use callferry::agent::compose::Frame;
-use callferry::agent::picture::Policy;
+use callferry::agent::judge::Policy;
 use callferry::agent::settle::{Outcome, Settler, Setup};
 use callferry::call::{CdrRow, CelEvent, CelRow, Disposition, Row, RowTime, SourceInfo, SourceKind, Timestamp};
 use callferry::correlate::completion::Grace;

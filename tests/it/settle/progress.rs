@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use callferry::agent::picture::Updates;
+use callferry::agent::judge::Updates;
 use callferry::agent::settle::Setup;
 use callferry::call::{CelEvent, CelRow, Row};
 use callferry::source::{Batch, PlacedRow, START_POSITION};
