@@ -26,6 +26,11 @@ impl Frame {
         self.headers.iter().filter(move |(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.as_str())
     }
 
+    /// Headers whose key begins with one of `prefixes`, in order.
+    pub fn with_prefix(&self, prefixes: &[&str]) -> Vec<(String, String)> {
+        self.headers.iter().filter(|(k, _)| prefixes.iter().any(|p| k.starts_with(p))).cloned().collect()
+    }
+
     pub fn event(&self) -> Option<&str> {
         self.get("Event")
     }

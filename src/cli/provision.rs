@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::provisioning::{Settings, carry_out, finish, secret, show, verify_live};
+use super::provisioning::{self, Settings, carry_out, finish, secret, show, verify_live};
+use crate::ami::Client;
 use crate::finding::Finding;
 use crate::provision::apply::{self, Desired, Options};
-use crate::provision::current::Owner;
 use crate::provision::db::Engine;
-use crate::provision::error::{Error, Result};
+use crate::provision::error::{Error, Kind, Result};
 use crate::provision::import;
 use crate::provision::intent::{Intent, Secrets};
 use crate::provision::manifest::{Manifest, Source};
@@ -19,24 +19,19 @@ use crate::provision::plan::{Action, Plan};
 use crate::provision::render;
 use crate::provision::schema::{Mapping, Schema};
 use crate::provision::stubs;
-use crate::provision::table::Table;
+use crate::provision::table::place;
 use crate::provision::verify;
+use crate::provision::version::Version;
+
+pub type Args = provisioning::Args<Command>;
 
 /// Trunks, extensions, queues and routes of a file: planned, written in one transaction, made live, verified
-#[derive(clap::Args, Debug)]
+#[derive(clap::Subcommand, Debug)]
 #[command(after_help = "\
 Exit codes: 0 ok, 2 changes are pending (plan --detailed-exitcode), 3 verify found problems, 4 what was asked for cannot \
 be written, 5 the database's tables are not what is needed, 6 the database refused or could not be reached, 7 written and \
 not activated. After 4, 5 and 6 nothing is written.")]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    settings: Settings,
-}
-
-#[derive(clap::Subcommand, Debug)]
-enum Command {
+pub enum Command {
     /// Show what an apply would change
     Plan(PlanArgs),
     /// Write what the file asks for, in one transaction, and make it live
@@ -45,16 +40,16 @@ enum Command {
     Diff(FileArgs),
     /// Compare file, database and what Asterisk has loaded, with the state of each registration
     Verify(FileArgs),
-    /// Delete every row of our namespace and of the file
+    /// Delete every row of our namespace, and the trunks outside of it that the file names by id
     Destroy(DestroyArgs),
     /// Write a file of what stands in the database
     Import(ImportArgs),
-    /// Print the static files Asterisk (16 to 23) needs: contexts with their switch, extconfig, sorcery, driver
+    /// Print the static files Asterisk needs, right for its version: contexts with their switch, extconfig, sorcery, driver
     Render(RenderArgs),
 }
 
 #[derive(clap::Args, Debug)]
-struct FileArgs {
+pub struct FileArgs {
     /// The declarative file
     #[arg(short, long, default_value = "pbx.toml")]
     file: PathBuf,
@@ -64,7 +59,7 @@ struct FileArgs {
 }
 
 #[derive(clap::Args, Debug)]
-struct PlanArgs {
+pub struct PlanArgs {
     #[command(flatten)]
     file: FileArgs,
     /// End with 2 when there is something to change
@@ -76,7 +71,7 @@ struct PlanArgs {
 }
 
 #[derive(clap::Args, Debug)]
-struct ApplyArgs {
+pub struct ApplyArgs {
     #[command(flatten)]
     file: FileArgs,
     /// A saved plan; refused when rows or file have changed since
@@ -87,7 +82,7 @@ struct ApplyArgs {
 }
 
 #[derive(clap::Args, Debug)]
-struct DestroyArgs {
+pub struct DestroyArgs {
     #[command(flatten)]
     file: FileArgs,
     /// Yes, delete them
@@ -96,14 +91,14 @@ struct DestroyArgs {
 }
 
 #[derive(clap::Args, Debug)]
-struct ImportArgs {
+pub struct ImportArgs {
     /// File to write; - for standard output
     #[arg(short, long, default_value = "-")]
     file: PathBuf,
 }
 
 #[derive(clap::Args, Debug)]
-struct RenderArgs {
+pub struct RenderArgs {
     #[command(flatten)]
     file: FileArgs,
     /// Reach the database by ODBC, with this class of res_odbc.conf
@@ -112,10 +107,13 @@ struct RenderArgs {
     /// Database the files are for: postgresql or mysql [default: that of PROVISION_DSN, which is then asked for contexts]
     #[arg(long)]
     database: Option<String>,
+    /// Version of Asterisk the files are for, 16 to 23 [default: that of AMI_HOST, or 22]
+    #[arg(long, value_name = "VERSION")]
+    asterisk_version: Option<String>,
 }
 
 #[derive(clap::Args, Debug)]
-struct Limits {
+pub struct Limits {
     /// Trunks, extensions and queues that may be deleted at once
     #[arg(long, env = "PROVISION_MAX_DELETES", default_value = "5")]
     max_deletes: usize,
@@ -187,11 +185,7 @@ fn saved(path: &Path, settings: &Settings, schema: &Schema) -> Result<Plan> {
     if document["namespace"] != settings.provision_namespace || document["database"] != schema.database {
         return Err(problem("was made for another namespace or database".to_owned()));
     }
-    let plan: Plan = serde_json::from_value(document["plan"].clone()).map_err(|e| problem(e.to_string()))?;
-    if plan.changes.iter().any(|c| Table::named(&c.table).is_none()) {
-        return Err(problem("names a table that is not written".to_owned()));
-    }
-    Ok(plan)
+    serde_json::from_value(document["plan"].clone()).map_err(|e| problem(e.to_string()))
 }
 
 async fn apply_file(settings: &Settings, args: ApplyArgs) -> Result<u8> {
@@ -205,14 +199,9 @@ async fn apply_file(settings: &Settings, args: ApplyArgs) -> Result<u8> {
 
 async fn destroy(settings: &Settings, args: DestroyArgs) -> Result<u8> {
     let intent = intent(settings, &args.file.file, false)?;
-    // rows outside of the namespace that the file names go too
-    let wanted = intent.desired(&settings.provision_namespace)?;
+    // the owner has the trunks outside of the namespace that the file names
+    let owner = intent.desired(&settings.provision_namespace)?.owner;
     let (mut db, schema) = settings.database(&intent.mapping).await?;
-    let named = wanted.rows.iter().filter(|r| r.table == Table::Endpoints).map(|r| r.key[0].clone());
-    let Owner::Namespace { ns, adopted } = wanted.owner else { unreachable!("a file owns a namespace") };
-    let owned = Owner::Namespace { ns: ns.clone(), adopted: adopted.clone() };
-    let foreign: BTreeSet<String> = named.filter(|id| owned.has_id(id)).collect();
-    let owner = Owner::Namespace { ns, adopted: adopted.union(&foreign).cloned().collect() };
     let desired = Desired { owner, rows: Vec::new() };
     if !args.yes {
         let plan = apply::preview(&mut db, &schema, &desired).await?;
@@ -231,7 +220,7 @@ async fn verify_file(settings: &Settings, file: &FileArgs) -> Result<u8> {
     let mut findings = verify::preflight_schema(&schema, &desired);
     let plan = apply::preview(&mut db, &schema, &desired).await?;
     for change in &plan.changes {
-        let topic = format!("{} {}", change.table, change.key.join(" "));
+        let topic = place(change.table, &change.key);
         let columns: Vec<&str> = change.fields.iter().map(|f| f.column.as_str()).collect();
         let text = match change.action {
             Action::Create => "is in the file and not in the database".to_owned(),
@@ -295,7 +284,34 @@ async fn render_file(settings: &Settings, args: RenderArgs) -> Result<u8> {
         engine,
         odbc: args.odbc.as_deref(),
         transports: &transports.into_iter().collect::<Vec<_>>(),
+        version: asterisk_version(settings, args.asterisk_version.as_deref()).await?,
     };
     print!("{}", render::render(&setting));
     Ok(super::OK)
+}
+
+/// As asked for, as Asterisk says, or the newest long-term release.
+async fn asterisk_version(settings: &Settings, asked: Option<&str>) -> Result<Version> {
+    let version = match asked {
+        Some(text) => Version::parse(text)?,
+        None => match settings.manager().await {
+            Ok(Some(client)) => said_version(client).await?,
+            Ok(None) => Version::LONG_TERM,
+            Err(e) => {
+                eprintln!("callferry: Asterisk's version is not known, {} is taken: {e}", Version::LONG_TERM);
+                Version::LONG_TERM
+            }
+        },
+    };
+    if version.is_newer_than_known() {
+        eprintln!("callferry: Asterisk {version} is newer than this knows: the files are those of {}", Version::NEWEST);
+    }
+    Ok(version)
+}
+
+async fn said_version(mut client: Client) -> Result<Version> {
+    let said = client.action(crate::ami::Action::new("CoreSettings")).await;
+    client.logoff().await;
+    let said = said.map_err(|e| Error::new(Kind::Activation, e.to_string()))?;
+    Version::parse(said.get("AsteriskVersion").unwrap_or_default())
 }

@@ -20,6 +20,15 @@ use crate::provision::stubs;
 use crate::provision::table::{Row, Table};
 use crate::provision::verify;
 
+/// A command beside the settings of provisioning.
+#[derive(clap::Args, Debug)]
+pub struct Args<C: clap::Subcommand> {
+    #[command(subcommand)]
+    pub command: C,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
 impl Settings {
     pub async fn database(&self, mapping: &Mapping) -> Result<(Db, Schema)> {
         let dsn = secret("PROVISION_DSN", self.provision_dsn_file.as_deref())?.ok_or_else(|| {
@@ -42,7 +51,7 @@ impl Settings {
             port: self.ami_port,
             user: self.ami_username.clone(),
             secret,
-            tls: if self.ami_tls { Tls::On } else { Tls::Off },
+            tls: if self.ami_tls { Tls::On { ca_file: self.ami_ca_file.clone() } } else { Tls::Off },
             timeout: Duration::from_secs(10),
             events: "system,call".to_owned(),
         };

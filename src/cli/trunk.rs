@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use comfy_table::{Table as Listing, presets};
 use serde_json::json;
 
-use super::provisioning::{Settings, carry_out, finish, secret, verify_live};
+use super::provisioning::{self, Settings, carry_out, finish, secret, verify_live};
 use crate::finding::Finding;
 use crate::provision::activate;
 use crate::provision::apply::{Desired, Options};
@@ -22,20 +22,14 @@ use crate::provision::model::{Secret, host};
 use crate::provision::schema::{Mapping, Schema};
 use crate::provision::table::{Row, Table};
 
+pub type Args = provisioning::Args<Command>;
+
 /// Add, list, show, verify and remove trunks in Asterisk Realtime
-#[derive(clap::Args, Debug)]
+#[derive(clap::Subcommand, Debug)]
 #[command(after_help = "\
 Exit codes: 0 ok, 3 verify found problems, 4 what was asked for cannot be written, 5 the database's tables are not what is \
 needed, 6 the database refused or could not be reached, 7 written and not activated. After 4, 5 and 6 nothing is written.")]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-    #[command(flatten)]
-    settings: Settings,
-}
-
-#[derive(clap::Subcommand, Debug)]
-enum Command {
+pub enum Command {
     /// Write a trunk, in one transaction, and register it; the same again writes nothing
     Add(Box<Add>),
     /// List the trunks of our namespaces
@@ -49,7 +43,7 @@ enum Command {
 }
 
 #[derive(clap::Args, Debug)]
-struct Add {
+pub struct Add {
     /// Host of the other PBX: 1156.3cx.cloud
     #[arg(long, visible_alias = "host", value_name = "HOST")]
     sip_domain: String,
@@ -125,14 +119,14 @@ struct Add {
 }
 
 #[derive(clap::Args, Debug)]
-struct List {
+pub struct List {
     /// One JSON document
     #[arg(long)]
     json: bool,
 }
 
 #[derive(clap::Args, Debug)]
-struct One {
+pub struct One {
     /// Id, as trunk list shows it; or use --sip-domain and --extension
     #[arg(required_unless_present = "sip_domain")]
     id: Option<String>,
@@ -215,7 +209,7 @@ async fn add(settings: &Settings, args: Add) -> Result<u8> {
     let (mut db, schema) = settings.database(&Mapping::default()).await?;
     if args.dry_run {
         let plan = crate::provision::apply::preview(&mut db, &schema, &desired).await?;
-        super::provisioning::show(&plan, args.json);
+        provisioning::show(&plan, args.json);
         return Ok(super::OK);
     }
     let code = carry_out(settings, db, &schema, &desired, &Options::default(), args.json).await?;

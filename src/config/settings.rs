@@ -403,6 +403,9 @@ pub struct ProvisionSettings {
     /// Encrypt the manager connection and verify its certificate
     #[arg(long, env = "AMI_TLS", default_value = "false", action = clap::ArgAction::Set, global = true)]
     pub ami_tls: bool,
+    /// PEM file of the authority that signed the manager's certificate [default: those of the system]
+    #[arg(long, env = "AMI_CA_FILE", value_name = "FILE", global = true)]
+    pub ami_ca_file: Option<PathBuf>,
     /// File of context stubs to keep up to date, which extensions.conf has to #include; `dialplan reload` follows
     #[arg(long, env = "PROVISION_STUBS", value_name = "FILE", global = true)]
     pub provision_stubs: Option<PathBuf>,

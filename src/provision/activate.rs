@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::cache::{self, Touched};
 use super::plan::{Action as Change, Plan};
 use super::table::Table;
 use crate::ami::{Action, AmiError, Client};
@@ -24,15 +25,17 @@ pub struct Work {
     pub unregister: BTreeSet<String>,
     /// AORs with a contact of their own.
     pub qualify: BTreeSet<String>,
+    /// Rows that a memory cache may hold back.
+    pub touched: Touched,
 }
 
 impl Work {
     /// `registering`: ids that have a registration once the plan is carried out.
     pub fn of(plan: &Plan, registering: &BTreeSet<String>) -> Self {
-        let mut work = Self::default();
+        let mut work = Self { touched: cache::touched(plan), ..Self::default() };
         for change in &plan.changes {
             let id = change.key[0].clone();
-            match (change.table(), change.action) {
+            match (change.table, change.action) {
                 (Table::Registrations, Change::Delete) => {
                     work.unregister.insert(id);
                 }
@@ -56,8 +59,9 @@ impl Work {
         work
     }
 
+    /// Asterisk takes all of it up without being asked, unless a cache is in the way.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        *self == Self { touched: self.touched.clone(), ..Self::default() }
     }
 }
 
@@ -105,6 +109,11 @@ pub async fn activate(client: &mut Client, work: &Work, wait: Duration) -> Outco
     let waiting: BTreeSet<String> = work.registrations.union(&work.register_again).cloned().collect();
     // events from before are not about this change
     while timeout(Duration::ZERO, client.event()).await.is_ok_and(|e| e.is_ok()) {}
+    if !work.touched.is_empty() {
+        let (done, problems) = cache::expire(client, &work.touched).await;
+        outcome.done.extend(done);
+        outcome.problems.extend(problems);
+    }
     if !work.registrations.is_empty() || !work.unregister.is_empty() {
         // a reload retrieves new rows, takes changed ones up, unregisters deleted ones and leaves the others alone
         let reload = Action::new("ModuleLoad").with("Module", REGISTRATION_MODULE).with("LoadType", "reload");

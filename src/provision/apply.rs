@@ -40,6 +40,7 @@ const LOCK_SECONDS: u32 = 30;
 /// Rows that this database can take, and what had to be left out.
 pub fn resolve(schema: &Schema, rows: &[Row]) -> Result<(Vec<Resolved>, Vec<String>)> {
     let mut warnings = Vec::new();
+    schema.permitted(rows.iter().map(|r| r.table))?;
     let rows = rows.iter().map(|r| schema.resolve(r, &mut warnings)).collect::<Result<_>>()?;
     Ok((rows, warnings))
 }
@@ -50,6 +51,7 @@ pub async fn preview(db: &mut Db, schema: &Schema, desired: &Desired) -> Result<
     let current = Current::read(db, schema, &rows, &desired.owner, false).await?;
     addresses(db, schema, &rows, &current).await?;
     let mut plan = plan(schema, &rows, &current, &desired.owner)?;
+    schema.permitted(plan.changes.iter().map(|c| c.table))?;
     plan.warnings.splice(0..0, warnings);
     plan.warnings.extend(twice_registered(db, schema, &rows, &current).await?);
     Ok(plan)
@@ -123,6 +125,7 @@ async fn transaction(
             "the plan is stale: rows or manifest are not as they were when it was made; plan again",
         ));
     }
+    schema.permitted(plan.changes.iter().map(|c| c.table))?;
     let deleted = plan.deleted_objects();
     if deleted > options.max_deletes && !options.force {
         return Err(Error::input(format!(
@@ -132,7 +135,7 @@ use --force",
         )));
     }
     for change in &plan.changes {
-        carry_out(db, schema, rows, change).await.map_err(|e| e.at(place(change.table(), &change.key)))?;
+        carry_out(db, schema, rows, change).await.map_err(|e| e.at(place(change.table, &change.key)))?;
     }
     db.raw("COMMIT").await.map_err(|e| Error {
         retry: false,
@@ -243,7 +246,7 @@ pub(super) fn overlap(a: &str, b: &str) -> bool {
 }
 
 async fn carry_out(db: &mut Db, schema: &Schema, rows: &[Resolved], change: &Change) -> Result<()> {
-    let table = change.table();
+    let table = change.table;
     let quoted = &schema.table(table)?.quoted;
     let row = || {
         rows.iter()

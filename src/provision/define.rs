@@ -50,17 +50,16 @@ pub fn trunk_of(
 ) -> Result<Trunk> {
     let host = model::host("host", &d.host)?;
     let extension = model::user("extension", trunk_extension(d)?)?;
-    let mode = match d.mode.as_deref() {
-        None | Some("register") if d.ips.is_empty() => Mode::Register,
-        None | Some("ip") if !d.ips.is_empty() => {
-            Mode::Ip(d.ips.iter().map(|ip| model::address(ip)).collect::<Result<_>>()?)
-        }
-        Some("ip") => return Err(Error::input("mode = \"ip\" needs ips: the addresses calls come from")),
-        Some("register") => {
+    let mode = match (d.mode.as_deref(), d.ips.as_slice()) {
+        (None | Some("register"), []) => Mode::Register,
+        (None | Some("ip"), ips @ [_, ..]) => Mode::Ip(ips.iter().map(|ip| model::address(ip)).collect::<Result<_>>()?),
+        (Some("ip"), []) => return Err(Error::input("mode = \"ip\" needs ips: the addresses calls come from")),
+        (Some("register"), [_, ..]) => {
             return Err(Error::input("ips belong to mode = \"ip\"; a registering trunk knows its calls"));
         }
-        Some(other) => return Err(Error::input(format!("mode {} is not register or ip", model::quoted(other)))),
-        None => unreachable!("both cases of no mode are above"),
+        (Some(other), _) => {
+            return Err(Error::input(format!("mode {} is not register or ip", model::quoted(other))));
+        }
     };
     let protocol = Protocol::parse(d.protocol.as_deref().unwrap_or("udp"))?;
     let media_encryption = match d.media_encryption.as_deref() {

@@ -7,6 +7,7 @@
 pub mod activate; // registrations made live through AMI
 pub mod apply; // one transaction, all or nothing
 pub mod build; // rows of trunks, phones, queues, dialplan
+pub mod cache; // what Asterisk holds back of changed rows
 pub mod current; // the rows that stand, and whose they are
 pub mod db; // one connection, either engine, everything as text
 pub mod define; // one definition to one thing
@@ -23,4 +24,5 @@ pub mod schema; // tables and columns as they are found
 pub mod stubs; // contexts with their switch, for extensions.conf to include
 pub mod table; // tables, keys, rows as they are asked for
 pub mod value; // `;` and `^` as Realtime reads them
-pub mod verify; // what Asterisk has made of the rows
+pub mod verify;
+pub mod version; // releases of Asterisk // what Asterisk has made of the rows

@@ -35,16 +35,12 @@ pub struct Field {
 pub struct Change {
     pub action: Action,
     /// Asterisk's name of the table, whatever it is called here.
-    pub table: String,
+    pub table: Table,
     pub key: Vec<String>,
     pub fields: Vec<Field>,
 }
 
 impl Change {
-    pub fn table(&self) -> Table {
-        Table::named(&self.table).expect("a change is made of a table")
-    }
-
     pub fn touches(&self, column: &str) -> bool {
         self.fields.iter().any(|f| f.column == column)
     }
@@ -107,10 +103,10 @@ pub fn plan(schema: &Schema, desired: &[Resolved], current: &Current, owner: &Ow
         }
         if !fields.is_empty() {
             let key = (*key).clone();
-            plan.changes.push(Change { action: Action::Update, table: table.name().to_owned(), key, fields });
+            plan.changes.push(Change { action: Action::Update, table: *table, key, fields });
         }
     }
-    plan.changes.sort_by(|a, b| (a.table(), &a.key).cmp(&(b.table(), &b.key)));
+    plan.changes.sort_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
     let gone: BTreeSet<&str> = current
         .rows
         .iter()
@@ -125,8 +121,7 @@ pub fn plan(schema: &Schema, desired: &[Resolved], current: &Current, owner: &Ow
             _ => row.ours && !wanted.contains_key(&(*table, key)),
         };
         if delete {
-            let table = table.name().to_owned();
-            plan.changes.push(Change { action: Action::Delete, table, key: key.clone(), fields: Vec::new() });
+            plan.changes.push(Change { action: Action::Delete, table: *table, key: key.clone(), fields: Vec::new() });
         }
     }
     let object = |t: &Table| matches!(t, Table::Endpoints | Table::Queues);
@@ -145,12 +140,7 @@ fn created(row: &Resolved) -> Change {
             let new = s.text.as_deref().map(|t| super::value::Value::decode(t).display());
             Field { column: (*column).to_owned(), old: None, new: if sensitive { None } else { new }, sensitive }
         });
-    Change {
-        action: Action::Create,
-        table: row.table.name().to_owned(),
-        key: row.key.clone(),
-        fields: fields.collect(),
-    }
+    Change { action: Action::Create, table: row.table, key: row.key.clone(), fields: fields.collect() }
 }
 
 fn differences(schema: &Schema, row: &Resolved, stands: &BTreeMap<String, Option<String>>) -> Vec<Field> {
@@ -181,7 +171,7 @@ impl Plan {
 
     /// Trunks, extensions and queues that would go.
     pub fn deleted_objects(&self) -> usize {
-        let object = |c: &&Change| matches!(c.table(), Table::Endpoints | Table::Queues);
+        let object = |c: &&Change| matches!(c.table, Table::Endpoints | Table::Queues);
         self.changes.iter().filter(|c| c.action == Action::Delete).filter(object).count()
     }
 
@@ -194,7 +184,7 @@ impl Plan {
                 Action::Update => '~',
                 Action::Delete => '-',
             };
-            let _ = writeln!(text, "{sign} {}", place(change.table(), &change.key));
+            let _ = writeln!(text, "{sign} {}", place(change.table, &change.key));
             for f in &change.fields {
                 let shown = |v: &Option<String>| v.as_ref().map_or("(null)".to_owned(), |v| format!("{v:?}"));
                 let what = match (f.sensitive, change.action) {

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::value::Value;
 
 /// In the order rows are inserted; they are deleted in the opposite one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "&str", try_from = "String")]
 pub enum Table {
     Auths,
     Aors,
@@ -65,6 +68,20 @@ impl Table {
     pub fn secret(self, column: &str) -> bool {
         self == Self::Auths
             && matches!(column, "password" | "md5_cred" | "password_digest" | "refresh_token" | "oauth_secret")
+    }
+}
+
+impl From<Table> for &str {
+    fn from(table: Table) -> Self {
+        table.name()
+    }
+}
+
+impl TryFrom<String> for Table {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::named(&name).ok_or_else(|| format!("{name:?} is not a table that is written"))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::activate::{self, registrations};
 use super::apply::Desired;
+use super::cache;
 use super::schema::Schema;
 use super::table::{Row, Table};
 use crate::ami::{Action, AmiError, Client};
@@ -74,6 +75,14 @@ pub async fn preflight_asterisk(
             }
             transports(client, desired, &mut findings).await?;
         }
+    }
+    let used: BTreeSet<Table> = desired.rows.iter().map(|r| r.table).collect();
+    for (table, cache) in cache::caches(client, &used).await? {
+        findings.push(Finding::warning(
+            format!("cache {cache}"),
+            format!("sorcery.conf keeps {} in memory: Asterisk goes on with old rows until they expire", table.name()),
+            "what callferry changes it takes out of the cache; after changes by hand: `sorcery memory cache expire`",
+        ));
     }
     for context in contexts(&desired.rows) {
         findings.push(switch(client, &context).await?);

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ami;
 mod bad_input;
 mod captures;
 mod demo;

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test module uses a part of it")]
 
+pub mod ami;
 pub mod captures;
 pub mod database;
 pub mod expected;

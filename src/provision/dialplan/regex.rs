@@ -31,11 +31,12 @@ pub(super) struct Set(pub u16);
 impl Set {
     pub const DIGITS: Self = Self(0x03ff);
     pub const ALL: Self = Self(0x1fff);
+    pub const PLUS: Self = Self(1 << 10);
 
     pub fn of(c: char) -> Option<Self> {
         Some(Self(match c {
             '0'..='9' => 1 << (c as u32 - '0' as u32),
-            '+' => 1 << 10,
+            '+' => return Some(Self::PLUS),
             '*' => 1 << 11,
             '#' => 1 << 12,
             _ => return None,
@@ -146,8 +147,10 @@ impl Parser {
     fn atom(&mut self, c: char) -> Result<Node, RegexError> {
         let start = self.at;
         self.at += 1;
+        if let ('0'..='9' | '#', Some(set)) = (c, Set::of(c)) {
+            return Ok(Node::Set(set));
+        }
         match c {
-            '0'..='9' | '#' => Ok(Node::Set(Set::of(c).expect("of the alphabet"))),
             '\\' => Ok(Node::Set(self.escape(start)?)),
             '[' => Ok(Node::Set(self.set(start)?)),
             '(' => self.group(start),
@@ -169,11 +172,11 @@ impl Parser {
             return self.error(start, "\\", "escapes nothing");
         };
         self.at += 1;
-        match c {
-            'd' => Ok(Set::DIGITS),
-            '+' | '*' | '#' => Ok(Set::of(c).expect("of the alphabet")),
-            '0'..='9' => self.error(start, format!("\\{c}"), "references to groups cannot be translated"),
-            c => self.error(start, format!("\\{}", c.escape_debug()), "this escape cannot be translated"),
+        match (c, Set::of(c)) {
+            ('d', _) => Ok(Set::DIGITS),
+            ('+' | '*' | '#', Some(set)) => Ok(set),
+            ('0'..='9', _) => self.error(start, format!("\\{c}"), "references to groups cannot be translated"),
+            (c, _) => self.error(start, format!("\\{}", c.escape_debug()), "this escape cannot be translated"),
         }
     }
 
@@ -198,9 +201,7 @@ impl Parser {
                     match self.peek() {
                         Some(end @ '0'..='9') if end >= c => {
                             self.at += 1;
-                            for d in c..=end {
-                                set = set.union(Set::of(d).expect("a digit"));
-                            }
+                            set = (c..=end).filter_map(Set::of).fold(set, Set::union);
                         }
                         Some(end) => {
                             return self.error(

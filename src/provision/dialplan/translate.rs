@@ -47,7 +47,7 @@ pub fn translate_rules(rules: &[Rule<'_>], unmatched: Unmatched) -> Result<Vec<R
     let mut drafts: Vec<Draft> = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let found = if rule.regex.is_empty() {
-            vec![Vec::new(), vec![Set::of('+').expect("of the alphabet")]]
+            vec![Vec::new(), vec![Set::PLUS]]
         } else {
             sequences(rule.regex).map_err(|error| TranslateError::Regex { rule: index, error })?
         };
@@ -60,7 +60,7 @@ pub fn translate_rules(rules: &[Rule<'_>], unmatched: Unmatched) -> Result<Vec<R
         }
     }
     if unmatched == Unmatched::Pass {
-        for set in [Vec::new(), vec![Set::of('+').expect("of the alphabet")]] {
+        for set in [Vec::new(), vec![Set::PLUS]] {
             let draft = Draft { dashes: 0, strip: 0, rule: None, set };
             if !drafts.iter().any(|d| d.text() == draft.text()) {
                 drafts.push(draft);

@@ -5,7 +5,7 @@ mod mysql;
 mod postgres;
 mod resolve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use resolve::normal;
 pub use resolve::{Resolved, Stored};
@@ -91,11 +91,29 @@ impl Schema {
         self.tables.get(&table).ok_or_else(|| {
             let name = self.mapping.table(table);
             Error::schema(format!(
-                "table {name} is not in {}; create Asterisk's tables (contrib/ast-db-manage: alembic -c config.ini upgrade \
-head) or name the table in the mapping",
+                "table {name} is not in {}, or the user of PROVISION_DSN may not see it: GRANT SELECT, INSERT, UPDATE, \
+DELETE on it; or create Asterisk's tables (contrib/ast-db-manage: alembic -c config.ini upgrade head); or name the table \
+in the mapping",
                 self.database
             ))
         })
+    }
+
+    /// Refuses with everything the user may not do to any of `tables`, before a statement fails halfway.
+    pub fn permitted(&self, tables: impl IntoIterator<Item = Table>) -> Result<()> {
+        let tables: BTreeSet<Table> = tables.into_iter().collect();
+        let lacking: Vec<String> = tables
+            .into_iter()
+            .filter_map(|table| {
+                let denied = &self.tables.get(&table)?.denied;
+                let name = self.mapping.table(table);
+                (!denied.is_empty()).then(|| format!("{} for table {name}", denied.join(", ")))
+            })
+            .collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        Err(Error::schema(format!("the user of PROVISION_DSN lacks {}; GRANT it", lacking.join("; "))))
     }
 
     /// The column under its name in this database.

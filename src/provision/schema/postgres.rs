@@ -29,7 +29,7 @@ pub(super) async fn read(db: &mut Db, mapping: &Mapping) -> Result<Schema> {
     let database = place.into_iter().flatten().flatten().next().unwrap_or_default();
     let mut tables = BTreeMap::new();
     for table in Table::ALL {
-        if let Some(info) = table_info(db, mapping.table(table), table != Table::Contacts).await? {
+        if let Some(info) = table_info(db, mapping.table(table)).await? {
             tables.insert(table, info);
         }
     }
@@ -44,7 +44,7 @@ pub(super) async fn read(db: &mut Db, mapping: &Mapping) -> Result<Schema> {
     Ok(Schema { engine: Engine::PostgreSql, database, mapping: mapping.clone(), tables, alembic })
 }
 
-async fn table_info(db: &mut Db, name: &str, written: bool) -> Result<Option<TableInfo>> {
+async fn table_info(db: &mut Db, name: &str) -> Result<Option<TableInfo>> {
     let quoted = Engine::PostgreSql.quote_path(name);
     let rows = db.texts(COLUMNS, std::slice::from_ref(&quoted)).await?;
     if rows.is_empty() {
@@ -86,25 +86,23 @@ async fn table_info(db: &mut Db, name: &str, written: bool) -> Result<Option<Tab
         columns.insert(name, column);
     }
     let mut denied = Vec::new();
-    if written {
-        let rights = db
+    let rights = db
+        .texts(
+            "SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p \
+             WHERE NOT has_table_privilege(to_regclass($1::text), p)",
+            std::slice::from_ref(&quoted),
+        )
+        .await?;
+    denied.extend(rights.into_iter().flatten().flatten());
+    for sequence in sequences {
+        let usable = db
             .texts(
-                "SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p \
-                 WHERE NOT has_table_privilege(to_regclass($1::text), p)",
-                std::slice::from_ref(&quoted),
+                "SELECT COALESCE(has_sequence_privilege(to_regclass($1::text), 'USAGE'), true)::text",
+                std::slice::from_ref(&sequence),
             )
             .await?;
-        denied.extend(rights.into_iter().flatten().flatten());
-        for sequence in sequences {
-            let usable = db
-                .texts(
-                    "SELECT COALESCE(has_sequence_privilege(to_regclass($1::text), 'USAGE'), true)::text",
-                    std::slice::from_ref(&sequence),
-                )
-                .await?;
-            if usable.into_iter().flatten().flatten().next().as_deref() == Some("false") {
-                denied.push(format!("USAGE on sequence {sequence}"));
-            }
+        if usable.into_iter().flatten().flatten().next().as_deref() == Some("false") {
+            denied.push(format!("USAGE on sequence {sequence}"));
         }
     }
     Ok(Some(TableInfo { quoted, columns, unsafe_engine: None, denied }))

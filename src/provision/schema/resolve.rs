@@ -39,13 +39,6 @@ impl Schema {
                 self.mapping.table(row.table)
             )));
         }
-        if !table.denied.is_empty() {
-            return Err(Error::schema(format!(
-                "the user of PROVISION_DSN lacks {} for table {}; GRANT it",
-                table.denied.join(", "),
-                self.mapping.table(row.table)
-            )));
-        }
         let mut cells = BTreeMap::new();
         for (name, key) in row.table.key().iter().zip(&row.key) {
             let column = self.needed(row, name)?;
@@ -58,7 +51,7 @@ impl Schema {
         for (name, cell) in &row.cells {
             let Some(column) = self.column(row.table, name) else {
                 match cell.need {
-                    Need::Required => return self.needed(row, name).map(|_| unreachable!()),
+                    Need::Required => return Err(self.absent(row, name)),
                     _ if cell.value.is_null() => {}
                     _ => {
                         let table = self.mapping.table(row.table);
@@ -87,10 +80,12 @@ impl Schema {
     }
 
     fn needed(&self, row: &Row, name: &str) -> Result<&Column> {
-        self.column(row.table, name).ok_or_else(|| {
-            let table = self.mapping.table(row.table);
-            Error::schema(format!("table {table} has no column {name}, which is needed")).at(row.place())
-        })
+        self.column(row.table, name).ok_or_else(|| self.absent(row, name))
+    }
+
+    fn absent(&self, row: &Row, name: &str) -> Error {
+        let table = self.mapping.table(row.table);
+        Error::schema(format!("table {table} has no column {name}, which is needed")).at(row.place())
     }
 
     /// `$2::text::yesno_values`, `?`

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use callferry::ami::{Client, Connect, Tls};
+use callferry::ami::Client;
 use callferry::finding::Level;
 use callferry::provision::activate::{self, Work};
 use callferry::provision::table::{Row, Table};
 use callferry::provision::verify;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+
+use crate::support::ami::{Asked, manager};
 
 /// One registration, and what Asterisk was told.
 #[derive(Default)]
@@ -21,58 +21,32 @@ struct Pbx {
     retrieved: bool,
     told: Vec<String>,
     switch: bool,
+    /// A line of res_pjsip in sorcery.conf; without it that file is not to be read.
+    sorcery: Option<&'static str>,
+    /// The cache holds whole tables.
+    whole: bool,
 }
 
 async fn pbx(state: Pbx) -> (Client, Arc<Mutex<Pbx>>) {
     let state = Arc::new(Mutex::new(state));
     let shared = state.clone();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        let (socket, _) = listener.accept().await.unwrap();
-        let (read, mut write) = socket.into_split();
-        write.write_all(b"Asterisk Call Manager/11.0.0\r\n").await.unwrap();
-        let mut lines = BufReader::new(read).lines();
-        let mut headers: Vec<(String, String)> = Vec::new();
-        while let Ok(Some(line)) = lines.next_line().await {
-            if let Some((key, value)) = line.split_once(": ") {
-                headers.push((key.to_owned(), value.to_owned()));
-                continue;
-            }
-            let answer = answer(&mut shared.lock().unwrap(), &std::mem::take(&mut headers));
-            if write.write_all(answer.as_bytes()).await.is_err() {
-                return;
-            }
-        }
-    });
-    let connect = Connect {
-        host: "127.0.0.1".to_owned(),
-        port,
-        user: "cf".to_owned(),
-        secret: "x".to_owned().into(),
-        tls: Tls::Off,
-        timeout: Duration::from_secs(2),
-        events: "on".to_owned(),
-    };
+    let connect = manager(move |asked| answer(&mut shared.lock().unwrap(), asked)).await;
     (Client::connect(&connect).await.unwrap(), state)
 }
 
-fn answer(pbx: &mut Pbx, headers: &[(String, String)]) -> String {
-    let get = |key: &str| headers.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str()).unwrap_or_default();
-    let id = get("ActionID");
-    let success = format!("Response: Success\r\nActionID: {id}\r\n\r\n");
-    let refuse = |why: &str| format!("Response: Error\r\nActionID: {id}\r\nMessage: {why}\r\n\r\n");
+fn answer(pbx: &mut Pbx, asked: &Asked) -> String {
+    let success = asked.success("");
     let registry = |status: &str| {
         format!(
             "Event: Registry\r\nPrivilege: system,all\r\nChannelType: PJSIP\r\nUsername: sip:1@far\r\nDomain: sip:far\r\nStatus: {status}\r\nCause: 401\r\n\r\n"
         )
     };
-    let action = get("Action").to_owned();
-    if !["Challenge", "Login", "PJSIPShowRegistrationsOutbound"].contains(&action.as_str()) {
-        pbx.told.push(format!("{action} {}{}{}", get("Module"), get("Registration"), get("Command")).trim().to_owned());
+    let action = asked.get("Action").to_owned();
+    if !["PJSIPShowRegistrationsOutbound", "GetConfig"].contains(&action.as_str()) {
+        let about = ["Module", "Registration", "Command", "Cache", "Object"].map(|key| asked.get(key));
+        pbx.told.push(format!("{action} {}", about.concat()).trim().to_owned());
     }
     match action.as_str() {
-        "Challenge" => format!("Response: Success\r\nActionID: {id}\r\nChallenge: 1\r\n\r\n"),
         "ModuleLoad" => {
             if pbx.retrieved || !pbx.comes_to.is_empty() {
                 pbx.retrieved = true;
@@ -88,24 +62,29 @@ fn answer(pbx: &mut Pbx, headers: &[(String, String)]) -> String {
             pbx.status = "Unregistered".to_owned();
             success
         }
-        "PJSIPRegister" | "PJSIPUnregister" => refuse("Unable to retrieve registration entry"),
+        "PJSIPRegister" | "PJSIPUnregister" => asked.refuse("Unable to retrieve registration entry"),
         "PJSIPShowRegistrationsOutbound" => {
             let one = format!(
-                "Event: OutboundRegistrationDetail\r\nActionID: {id}\r\nObjectName: cf_far_1\r\nServerUri: sip:far\r\nClientUri: sip:1@far\r\nStatus: {}\r\n\r\n\
-                 Event: AuthDetail\r\nActionID: {id}\r\nObjectName: cf_far_1\r\nPassword: cleartext\r\n\r\n",
+                "Event: OutboundRegistrationDetail\r\nObjectName: cf_far_1\r\nServerUri: sip:far\r\nClientUri: sip:1@far\r\nStatus: {}\r\n",
                 pbx.status
             );
-            format!(
-                "Response: Success\r\nActionID: {id}\r\nEventList: start\r\n\r\n{}Event: OutboundRegistrationDetailComplete\r\nActionID: {id}\r\nEventList: Complete\r\n\r\n",
-                if pbx.retrieved { one } else { String::new() }
-            )
+            let auth = "Event: AuthDetail\r\nObjectName: cf_far_1\r\nPassword: cleartext\r\n".to_owned();
+            let all = [one, auth];
+            asked.list(if pbx.retrieved { &all } else { &[] })
         }
-        "ShowDialPlan" if pbx.switch => format!(
-            "Response: Success\r\nActionID: {id}\r\nEventList: start\r\n\r\nEvent: ListDialplan\r\nActionID: {id}\r\nSwitch: Realtime/@extensions\r\n\r\n\
-             Event: ShowDialPlanComplete\r\nActionID: {id}\r\nEventList: Complete\r\n\r\n"
-        ),
-        "ShowDialPlan" => refuse("Did not find context x"),
-        "PJSIPShowEndpoint" => refuse("Unable to retrieve endpoint x"),
+        "GetConfig" => match pbx.sorcery {
+            Some(line) => asked.success(&format!("Category-000000: res_pjsip\r\nLine-000000-000000: {line}\r\n")),
+            None => asked.refuse("Permission denied"),
+        },
+        "SorceryMemoryCacheExpireObject" if pbx.whole => asked.refuse("Due to full backend caching per-object …"),
+        "SorceryMemoryCacheExpireObject" => asked.refuse("The provided object could not be expired from the cache"),
+        "Command" if asked.get("Command").starts_with("sorcery memory cache show res_pjsip/aor") => asked
+            .success("Output: Sorcery memory cache: res_pjsip/aor\r\nOutput: Number of objects within cache: 1\r\n"),
+        "ShowDialPlan" if pbx.switch => {
+            asked.list(&["Event: ListDialplan\r\nSwitch: Realtime/@extensions\r\n".to_owned()])
+        }
+        "ShowDialPlan" => asked.refuse("Did not find context x"),
+        "PJSIPShowEndpoint" => asked.refuse("Unable to retrieve endpoint x"),
         _ => success,
     }
 }
@@ -184,5 +163,36 @@ async fn differences_are_explained() {
         let bad: Vec<_> = findings.iter().filter(|f| f.level == Level::Problem).collect();
         assert_eq!(bad.len(), problems, "{findings:?}");
         assert!(bad.iter().all(|f| f.remedy.as_ref().is_some_and(|r| !r.is_empty())));
+    }
+}
+
+/// What a memory cache holds of changed rows is taken out of it, whatever the cache is called.
+#[tokio::test]
+async fn memory_caches_let_go_of_what_changed() {
+    let touched = || [(Table::Endpoints, ids("100")), (Table::Aors, ids("100"))].into();
+    for (sorcery, whole, told) in [
+        (Some("endpoint/cache=memory_cache,name=mine"), false, &["SorceryMemoryCacheExpireObject mine100"][..]),
+        (
+            Some("endpoint/cache=memory_cache,full_backend_cache=yes"),
+            true,
+            &["SorceryMemoryCacheExpireObject res_pjsip/endpoint100", "SorceryMemoryCachePopulate res_pjsip/endpoint"],
+        ),
+        (Some("endpoint=realtime,ps_endpoints"), false, &[]),
+        (
+            None,
+            false,
+            &[
+                "Command sorcery memory cache show res_pjsip/aor",
+                "Command sorcery memory cache show res_pjsip/endpoint",
+                "SorceryMemoryCacheExpireObject res_pjsip/aor100",
+            ],
+        ),
+    ] {
+        let (mut client, state) = pbx(Pbx { sorcery, whole, ..Pbx::default() }).await;
+        let work = Work { touched: touched(), ..Work::default() };
+        assert!(work.is_empty());
+        let outcome = activate::activate(&mut client, &work, Duration::from_secs(1)).await;
+        assert!(outcome.problems.is_empty(), "{outcome:?}");
+        assert_eq!(state.lock().unwrap().told, told);
     }
 }

@@ -184,7 +184,7 @@ async fn a_new_password_is_one_update() {
         let second = desired(&[trunk("a.example.com", "1", "new")], &[], &[]);
         let plan = apply::apply(&mut db, &schema, &second, &Options::default()).await.unwrap();
         let [change] = plan.changes.as_slice() else { panic!("{}", plan.render()) };
-        assert_eq!((change.action, change.table(), change.fields.len()), (Action::Update, Table::Auths, 1));
+        assert_eq!((change.action, change.table, change.fields.len()), (Action::Update, Table::Auths, 1));
         assert!(plan.render().contains("(sensitive, changed)") && !plan.render().contains("new\""));
     }
 }
@@ -211,7 +211,7 @@ async fn missing_columns() {
 
 /// Makes the server refuse one statement: set up, take away.
 fn boom(kind: DatabaseKind, schema: &Schema, change: &Change) -> (String, String) {
-    let table = change.table();
+    let table = change.table;
     let (op, row) = match change.action {
         Action::Create => ("INSERT", "NEW"),
         Action::Update => ("UPDATE", "NEW"),
@@ -261,7 +261,7 @@ async fn a_failure_at_any_statement_leaves_nothing() {
                 let error = apply::apply(&mut ara.connect().await, &schema, &wanted, &options).await.unwrap_err();
                 ara.db.run(&unset).await;
                 assert_eq!(error.kind, Kind::Database);
-                let (text, table) = (error.to_string(), &change.table);
+                let (text, table) = (error.to_string(), change.table.name());
                 assert!(text.contains("boom") && text.contains(table) && text.contains(&change.key[0]), "{text}");
                 // the rows are as they were: the same is still to do
                 let left = apply::preview(&mut ara.connect().await, &schema, &wanted).await.unwrap();
@@ -480,9 +480,47 @@ async fn schema_problems_are_named() {
         assert!(error.to_string().contains("INSERT") && error.to_string().contains("ps_auths"), "{error}");
         ara.db.run("GRANT INSERT ON ps_auths TO prov").await;
         apply::apply(&mut ara.connect().await, &ara.schema().await, &wanted, &Options::default()).await.unwrap();
+        // without rights on the bindings of phones they are left alone
+        ara.db
+            .run("REVOKE ALL ON ps_contacts FROM prov; INSERT INTO ps_contacts (id, endpoint) VALUES ('100;@x', '100')")
+            .await;
+        let all = Options { force: true, ..Options::default() };
+        let nothing = desired(&[], &[], &[]);
+        ara.db.run("REVOKE DELETE ON queues FROM prov").await;
+        let error = apply::apply(&mut ara.connect().await, &ara.schema().await, &nothing, &all).await.unwrap_err();
+        assert!(error.kind == Kind::Schema && error.to_string().contains("DELETE for table queues"), "{error}");
+        ara.db.run("GRANT DELETE ON queues TO prov").await;
+        apply::apply(&mut ara.connect().await, &ara.schema().await, &nothing, &all).await.unwrap();
         ara.db.run("DROP OWNED BY prov; DROP ROLE prov").await;
     }
     if let Some(mut ara) = Ara::new(DatabaseKind::MySql, "22").await {
+        // every privilege of every table is looked at before a statement is tried, by role or directly
+        let user = format!("prov{}", std::process::id());
+        let name = ara.db.place.name.clone();
+        ara.db.run(&format!("CREATE USER {user}@localhost; CREATE ROLE {user}_writer; GRANT {user}_writer TO {user}@localhost; SET DEFAULT ROLE {user}_writer FOR {user}@localhost")).await;
+        for table in
+            ["ps_auths", "ps_aors", "ps_endpoints", "ps_registrations", "queues", "queue_members", "extensions"]
+        {
+            ara.db.run(&format!("GRANT SELECT ON {name}.{table} TO {user}@localhost; GRANT INSERT, UPDATE ON {name}.{table} TO {user}_writer")).await;
+        }
+        let admin = std::mem::replace(&mut ara.dsn, dsn(&ara.db, &user));
+        let error = apply::preview(&mut ara.connect().await, &ara.schema().await, &wanted).await.unwrap_err();
+        assert_eq!(error.kind, Kind::Schema);
+        for table in
+            ["ps_auths", "ps_aors", "ps_endpoints", "ps_registrations", "queues", "queue_members", "extensions"]
+        {
+            assert!(error.to_string().contains(&format!("DELETE for table {table}")), "{error}");
+        }
+        assert!(!error.to_string().contains("INSERT"), "{error}");
+        ara.db.run(&format!("GRANT DELETE ON {name}.* TO {user}_writer")).await;
+        apply::apply(&mut ara.connect().await, &ara.schema().await, &wanted, &Options::default()).await.unwrap();
+        ara.db.run(&format!("REVOKE INSERT ON {name}.queue_members FROM {user}_writer")).await;
+        let error = apply::preview(&mut ara.connect().await, &ara.schema().await, &wanted).await.unwrap_err();
+        assert!(error.to_string().contains("lacks INSERT for table queue_members;"), "{error}");
+        ara.db.run(&format!("DROP USER {user}@localhost; DROP ROLE {user}_writer")).await;
+        ara.dsn = admin;
+        let all = Options { force: true, ..Options::default() };
+        apply::apply(&mut ara.connect().await, &ara.schema().await, &desired(&[], &[], &[]), &all).await.unwrap();
         ara.db.run("ALTER TABLE ps_aors ENGINE=MyISAM").await;
         let error = apply::preview(&mut ara.connect().await, &ara.schema().await, &wanted).await.unwrap_err();
         assert!(error.kind == Kind::Schema && error.to_string().contains("MyISAM"), "{error}");
