@@ -10,18 +10,19 @@ mod labels;
 mod recordings;
 mod resolve;
 mod settings;
+mod types;
 
 pub use env::{EnvError, load_env, unknown_names};
 pub use example::env_example;
 pub use recordings::{FilesConfig, RecordingConfig, UploadConfig};
-pub use resolve::{
-    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, FileSinkConfig, LogConfig, MonitoringConfig,
-    ShippingConfig, SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig, rules,
-    zone,
-};
+pub use resolve::{rules, zone};
 pub use settings::{
     DatabaseSettings, DeliverySettings, LogSettings, MonitoringSettings, ProvisionSettings, RecordingSettings,
     RuleSettings, Secrets, Settings, SinkSettings, StateSettings,
+};
+pub use types::{
+    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, FileSinkConfig, LogConfig, MonitoringConfig,
+    ShippingConfig, SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig,
 };
 
 use thiserror::Error;

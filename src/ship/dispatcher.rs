@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::health::{Change, Health, Mode, Permit, Sent, Snapshot};
+use super::health::{Change, Health, Mode, Moment, Permit, Sent, Snapshot};
 use super::page::{Claimed, Ready, claim_page};
 use super::start::{Ended, Options};
 use super::{Answer, Batch, Clock, Limits, Sink, policy};
@@ -339,8 +339,8 @@ impl Dispatcher {
     fn answered(&mut self, sent: &Sent, batch: &Batch, answer: &Answer, took: Duration) {
         self.sending -= 1;
         metrics::DELIVERY_SECONDS.with_label_values(&[self.name]).observe(took.as_secs_f64());
-        let (now, mono) = (self.clock.now(), self.mono());
-        let judged = self.health.judge(sent, answer, now, mono, &mut self.rng);
+        let at = Moment { now: self.clock.now(), mono: self.mono() };
+        let judged = self.health.judge(sent, answer, at, &mut self.rng);
         for (_, outcome) in &judged.outcomes {
             metrics::DELIVERIES.with_label_values(&[self.name, result_name(outcome)]).inc();
         }

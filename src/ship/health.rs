@@ -99,6 +99,14 @@ pub enum Change {
     Resumed,
 }
 
+/// When an answer came, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub now: Timestamp,
+    /// The monotonic clock, from anywhere.
+    pub mono: Duration,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Judged {
     pub outcomes: Vec<(i64, Outcome)>,
@@ -178,31 +186,22 @@ impl Health {
     }
 
     /// Takes an answer in and says what becomes of the deliveries it was for. [`Verdict::Gone`] releases them.
-    pub fn judge(
-        &mut self,
-        sent: &Sent,
-        answer: &Answer,
-        now: Timestamp,
-        mono: Duration,
-        rng: &mut fastrand::Rng,
-    ) -> Judged {
-        self.wind(mono);
+    pub fn judge(&mut self, sent: &Sent, answer: &Answer, at: Moment, rng: &mut fastrand::Rng) -> Judged {
+        self.wind(at.mono);
         if sent.probe {
             self.probing = false;
-            self.next_probe = mono + PROBE_EVERY;
+            self.next_probe = at.mono + PROBE_EVERY;
         }
         let verdict = policy::sort(answer);
         match verdict {
             Verdict::Delivered => self.delivered(sent),
-            Verdict::Gone => self.release(sent, answer, now, false),
+            Verdict::Gone => self.release(sent, answer, at.now, false),
             Verdict::Sink => {
-                let change = self.pause(answer, now, mono, false);
-                Judged { change, ..self.release(sent, answer, now, false) }
+                let change = self.pause(answer, at, false);
+                Judged { change, ..self.release(sent, answer, at.now, false) }
             }
-            Verdict::Transient => self.transient(sent, answer, now, mono, rng),
-            Verdict::Document | Verdict::Forbidden => {
-                self.refused(sent, answer, verdict == Verdict::Forbidden, now, mono)
-            }
+            Verdict::Transient => self.transient(sent, answer, at, rng),
+            Verdict::Document | Verdict::Forbidden => self.refused(sent, answer, verdict == Verdict::Forbidden, at),
         }
     }
 
@@ -217,14 +216,8 @@ impl Health {
         Judged { outcomes: sent.members.iter().map(|m| (m.delivery, Outcome::Delivered)).collect(), change }
     }
 
-    fn transient(
-        &mut self,
-        sent: &Sent,
-        answer: &Answer,
-        now: Timestamp,
-        mono: Duration,
-        rng: &mut fastrand::Rng,
-    ) -> Judged {
+    fn transient(&mut self, sent: &Sent, answer: &Answer, at: Moment, rng: &mut fastrand::Rng) -> Judged {
+        let Moment { now, mono } = at;
         let asked = policy::asked_to_wait(answer);
         if let Some(wait) = asked {
             self.hold = self.hold.max(mono + wait);
@@ -285,7 +278,7 @@ impl Health {
         (!self.is_up()).then(|| now.plus_micros(-micros(self.config.outage_max_age)))
     }
 
-    fn refused(&mut self, sent: &Sent, answer: &Answer, forbidden: bool, now: Timestamp, mono: Duration) -> Judged {
+    fn refused(&mut self, sent: &Sent, answer: &Answer, forbidden: bool, at: Moment) -> Judged {
         // it answers, whatever it says
         self.failures = 0;
         self.failed_calls.clear();
@@ -299,7 +292,7 @@ impl Health {
             return Judged { outcomes: split(sent, &error), change };
         };
         if still_paused {
-            return self.release(sent, answer, now, true);
+            return self.release(sent, answer, at.now, true);
         }
         let dead = (member.delivery, Outcome::Dead { error, refused: true });
         if member.refused > 0 {
@@ -313,8 +306,8 @@ impl Health {
         if calls.len() < policy::REFUSED_CALLS_MAX && forbidden_calls.len() < policy::FORBIDDEN_CALLS_MAX {
             return Judged { outcomes: vec![dead], change };
         }
-        let mut judged = self.release(sent, answer, now, true);
-        judged.change = self.pause(answer, now, mono, true).or(change);
+        let mut judged = self.release(sent, answer, at.now, true);
+        judged.change = self.pause(answer, at, true).or(change);
         let others = self.suspects.drain(..).filter(|s| s.delivery != member.delivery);
         judged.outcomes.extend(others.map(|s| (s.delivery, Outcome::Revive)));
         judged
@@ -327,12 +320,12 @@ impl Health {
         Judged { outcomes: sent.members.iter().map(|m| (m.delivery, outcome.clone())).collect(), change: None }
     }
 
-    fn pause(&mut self, answer: &Answer, now: Timestamp, mono: Duration, documents: bool) -> Option<Change> {
-        self.next_probe = mono + PROBE_EVERY;
+    fn pause(&mut self, answer: &Answer, at: Moment, documents: bool) -> Option<Change> {
+        self.next_probe = at.mono + PROBE_EVERY;
         if matches!(self.mode, Mode::Paused { .. }) {
             return None;
         }
-        self.mode = Mode::Paused { since: now, why: policy::describe_briefly(answer), documents };
+        self.mode = Mode::Paused { since: at.now, why: policy::describe_briefly(answer), documents };
         Some(Change::Paused)
     }
 

@@ -60,7 +60,7 @@ impl Sim {
             _ => false,
         };
         let now = self.now();
-        self.health.judge(&Sent { members, probe }, answer, now, self.mono, &mut self.rng)
+        self.health.judge(&Sent { members, probe }, answer, Moment { now, mono: self.mono }, &mut self.rng)
     }
 
     fn answer(&mut self, call: i64, answer: &Answer) -> Judged {
@@ -86,7 +86,8 @@ fn the_sinks_fault_pauses_at_once_burns_nothing_and_is_probed_each_minute() {
         assert_eq!(sim.health.permit(sim.mono), Permit::Wait(None), "one at a time");
         let now = sim.now();
         let probe = Sent { members: vec![member(2)], probe: true };
-        assert_eq!(sim.health.judge(&probe, &http(500), now, sim.mono, &mut sim.rng).change, None);
+        let at = Moment { now, mono: sim.mono };
+        assert_eq!(sim.health.judge(&probe, &http(500), at, &mut sim.rng).change, None);
         sim.pass(MINUTE);
         let judged = sim.answer(3, &Answer::Accepted);
         assert_eq!((judged.change, sim.health.permit(sim.mono)), (Some(Change::Resumed), Permit::Go));
