@@ -21,6 +21,7 @@ pub mod finding; // what check reports
 pub mod log; // where and how events are written, masked numbers
 pub mod metrics; // every metric, declared once
 pub mod observe; // serving metrics and health
+pub mod printable; // text from strangers, safe to show
 pub mod provision; // the companion: trunks, extensions and queues in Asterisk Realtime
 pub mod ship; // dispatcher, retry policy, sinks
 pub mod source; // the Source trait; SQL tables

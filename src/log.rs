@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::LogConfig;
+use crate::printable::steers;
 
 static MASK_NUMBERS: AtomicBool = AtomicBool::new(true);
 
@@ -86,17 +87,17 @@ fn one_line(event: &[u8], keep_escape: bool) -> String {
             '\r' => line.push_str("\\r"),
             '\t' => line.push_str("\\t"),
             '\u{1b}' if keep_escape => line.push(c),
-            c if c.is_control() || is_direction_or_separator(c) => line.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if steers(c) => {
+                // JSON knows characters beyond the first plane as two
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    line.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
             c => line.push(c),
         }
     }
     line.push('\n');
     line
-}
-
-/// Characters that make a line read as another than it is: bidirectional overrides, line and paragraph separators.
-fn is_direction_or_separator(c: char) -> bool {
-    matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

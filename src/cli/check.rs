@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::config::{Config, Secrets, Settings, SinkConfig, StateConfig, unknown_names};
 use crate::finding::{Finding, Level};
 use crate::observe;
+use crate::printable::clean_lines;
 use crate::ship;
 use crate::source::{self, recordings::Folder};
 use crate::store::{self, StoreError};
@@ -233,12 +234,9 @@ fn page(findings: &[Finding], colour: bool) -> String {
     page
 }
 
-/// Names of tables, columns and errors come from outside: nothing of them reaches the terminal as a control character.
+/// Names of tables, columns and errors come from outside.
 fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
-        .collect::<String>()
-        .replace('\n', "\n      ")
+    clean_lines(text).replace('\n', "\n      ")
 }
 
 #[cfg(test)]
@@ -254,7 +252,7 @@ mod tests {
         ];
         assert_eq!(
             page(&findings, false),
-            "state\n  ✓ can be written\n  ! little room\n    → make room\ndatabase\n  ✗ access denied\u{fffd}[2J\n    → set \
+            "state\n  ✓ can be written\n  ! little room\n    → make room\ndatabase\n  ✗ access denied\\u{1b}[2J\n    → set \
              DB_PASSWORD\n\n1 to mend before a run (✗)"
         );
         assert!(page(&findings, true).contains("\x1b[31m✗\x1b[0m"));

@@ -12,17 +12,11 @@ use super::reading::Reader;
 use super::scene::{Record, Scene};
 use super::{CallRows, Marks, Rules, Zone, build, labels, suppressed};
 use crate::call::{Content, HungUpBy, Party, Seconds, Step, StepKind, Timestamp};
+use crate::printable;
 
-/// Text that is safe on a terminal: control characters, direction marks and invisible characters are escaped.
+/// Text that is safe on a terminal.
 pub fn clean(text: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    if !text.chars().any(hidden) {
-        return text.to_owned();
-    }
-    text.chars().map(|c| if hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+    printable::clean(text).into_owned()
 }
 
 /// One readable line: time (UTC), direction, from → to, the journey in a few words, outcome, durations.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::Answer;
+use crate::printable::steers;
 
 /// Whose fault it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub fn describe_briefly(answer: &Answer) -> String {
 
 /// One line: what could move a terminal's cursor or forge a log line becomes a blank.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+    text.chars().map(|c| if steers(c) { ' ' } else { c }).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
