@@ -1,4 +1,7 @@
 //! The HTTP server of `/metrics`, `/healthz` and `/readyz`.
+//!
+//! Nobody who reaches the port can hold the agent up: so many connections at a time and no more, one request each, so
+//! long for its headers, so long for all of it. Bodies are not read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,10 +12,12 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use prometheus::TextEncoder;
 use thiserror::Error;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::health::Health;
@@ -22,6 +27,15 @@ use crate::metrics;
 
 /// How long a request under way may hold up the end of the program.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// At a time; who comes while there are so many is turned away at once.
+const CONNECTIONS_MAX: usize = 64;
+const HEADERS_TIME: Duration = Duration::from_secs(5);
+/// From the first byte of a request to the last of its answer, whoever is slow.
+const CONNECTION_TIME: Duration = Duration::from_secs(10);
+const HEADERS_MAX: usize = 64;
+const HEADER_BYTES_MAX: usize = 16 * 1_024;
+/// After an error of `accept`, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Error)]
 pub enum ObserveError {
@@ -71,11 +85,41 @@ pub async fn serve(config: &MonitoringConfig, health: Health, stop: Cancellation
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
         .with_state(health);
-    let task = tokio::spawn(async move {
-        // only its listener could fail it, and that retries by itself
-        let _ = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await;
-    });
-    Ok(Server { address, task })
+    Ok(Server { address, task: tokio::spawn(accept(listener, app, stop)) })
+}
+
+async fn accept(listener: TcpListener, app: Router, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            // dropped: whoever holds them all gets none more, and their time runs out
+            Ok(_) if connections.len() >= CONNECTIONS_MAX => {}
+            Ok((stream, _)) => {
+                connections.spawn(connection(stream, app.clone()));
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// One request and its answer. What goes wrong is the other side's business.
+async fn connection(stream: TcpStream, app: Router) {
+    let service = TowerToHyperService::new(app);
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIME)
+        .keep_alive(false)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
 }
 
 /// Tries the port and leaves it again, for `callferry check`.
@@ -107,6 +151,8 @@ async fn readiness(State(health): State<Health>) -> impl IntoResponse {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     fn any_port() -> MonitoringConfig {
@@ -145,6 +191,65 @@ mod tests {
         }
         assert_eq!(get(&server, "/nothing").await.0, 404);
 
+        stop.cancel();
+        server.stopped().await;
+    }
+
+    /// Sends `text` and reads until the other side closes.
+    async fn exchange(server: &Server, text: &[u8]) -> String {
+        let mut socket = TcpStream::connect(server.address()).await.unwrap();
+        let _ = socket.write_all(text).await;
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_request_without_end_is_cut_off() {
+        let stop = CancellationToken::new();
+        let server = serve(&any_port(), Health::new(), stop.clone()).await.unwrap();
+        // a header a second, each in time, and never the last one
+        let mut slow = TcpStream::connect(server.address()).await.unwrap();
+        let began = std::time::Instant::now();
+        slow.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n").await.unwrap();
+        while slow.write_all(b"X-A: b\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let limit = HEADERS_TIME + Duration::from_secs(2);
+            assert!(began.elapsed() < limit, "still taken after {:?}", began.elapsed());
+        }
+        // while others are served
+        assert_eq!(get(&server, "/healthz").await.0, 200);
+        let long = format!("GET /healthz HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "y".repeat(1 << 20));
+        assert!(!exchange(&server, long.as_bytes()).await.contains(" 200 "));
+        let many = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(HEADERS_MAX + 1));
+        assert!(!exchange(&server, many.as_bytes()).await.contains(" 200 "));
+        // a body is not waited for
+        let body = b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n";
+        assert!(exchange(&server, body).await.contains(" 405 "));
+        stop.cancel();
+        server.stopped().await;
+    }
+
+    #[tokio::test]
+    async fn connections_are_counted() {
+        let stop = CancellationToken::new();
+        let server = serve(&any_port(), Health::new(), stop.clone()).await.unwrap();
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            idle.push(TcpStream::connect(server.address()).await.unwrap());
+        }
+        // the last of them has been accepted once one more is turned away, without a byte
+        assert_eq!(exchange(&server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await, "");
+        idle.pop();
+        let mut answered = 0;
+        for _ in 0..50 {
+            answered = exchange(&server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.len();
+            if answered > 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(answered > 0, "a place that is free is given away");
         stop.cancel();
         server.stopped().await;
     }
