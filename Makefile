@@ -36,8 +36,8 @@ bench: ## measure the pure parts
 image: ## build the Docker image
 	docker build --file docker/Dockerfile --tag $(IMAGE) .
 
-deny: ## licences, bans, sources and known vulnerabilities of all dependencies (installs cargo-deny: minutes)
-	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+deny: ## licences, bans, sources and known vulnerabilities of all dependencies (part of `make test`)
+	@scripts/install-missing.sh deny
 	@scripts/deny.sh
 
 clean: ## remove what was built

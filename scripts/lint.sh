@@ -25,7 +25,7 @@ if command -v promtool >/dev/null; then
     promtool check config "$check"
 fi
 
-if command -v cargo-deny >/dev/null; then
+if command -v cargo-deny >/dev/null || [ -x target/tools/bin/cargo-deny ]; then
     step "dependencies"
     scripts/deny.sh
 fi

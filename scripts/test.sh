@@ -4,6 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/lint.sh
+# lint looks at the dependencies where it can; here it has to
+[ -x target/tools/bin/cargo-deny ] || command -v cargo-deny >/dev/null || { echo "cargo-deny is missing: scripts/install-missing.sh test" >&2; exit 2; }
 
 printf '\n== tests\n'
 export REQUIRE_DATABASES=1
