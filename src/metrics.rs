@@ -154,6 +154,10 @@ pub static RECORDING_UPLOADS: LazyLock<IntCounterVec> = LazyLock::new(|| {
 pub static RECORDING_UPLOADS_PENDING: LazyLock<IntGauge> =
     LazyLock::new(|| level("callferry_recording_uploads_pending", "Recordings not sent yet"));
 
+/// Recordings given up.
+pub static RECORDING_UPLOADS_DEAD: LazyLock<IntGauge> =
+    LazyLock::new(|| level("callferry_recording_uploads_dead", "Recordings given up"));
+
 /// Always 1; the label tells the version that runs.
 pub static BUILD_INFO: LazyLock<IntGaugeVec> =
     LazyLock::new(|| gauge("callferry_build_info", "Always 1, with the version as label", &["version"]));

@@ -21,7 +21,7 @@ use crate::ship::recordings::Uploader;
 use crate::ship::{self, Clock, Ended, Ship};
 use crate::source::supervisor::{Pace, supervise};
 use crate::source::{self, SourceError, Wishes};
-use crate::store::{Store, StoreError, calls, meta, outbox};
+use crate::store::{Store, StoreError, calls, meta, outbox, uploads};
 
 pub mod compose; // rows of a call to what is written
 mod intake; // batches into the journal
@@ -53,6 +53,8 @@ const CACHED_ROWS_MAX: usize = 20_000;
 const FINISH: Duration = Duration::from_secs(10);
 /// The part of it that settling may take: what it leaves is settled after the next start.
 const FINISH_SETTLING: Duration = Duration::from_secs(5);
+/// What looking for recordings and sending them may take to end.
+const FINISH_RECORDINGS: Duration = Duration::from_secs(2);
 /// `--once` gives up when nothing was delivered for this long.
 const ONCE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -266,7 +268,11 @@ async fn run_on(
         config: config.state.clone(),
         shared: Arc::clone(&shared),
         health: health.clone(),
-        sinks: names.clone(),
+        sinks: names
+            .iter()
+            .copied()
+            .chain(config.recordings.upload.as_ref().map(|_| crate::ship::recordings::NAME))
+            .collect(),
         clock: clock.clone(),
         stop: end.clone(),
         file: std::sync::OnceLock::new(),
@@ -290,7 +296,10 @@ async fn run_on(
             )?;
             Some(tokio::spawn(uploader.run(end.clone())))
         }
-        _ => None,
+        _ => {
+            store.write(uploads::stop).await?;
+            None
+        }
     };
 
     let read_stop = stop.child_token();
@@ -343,11 +352,9 @@ async fn run_on(
     }
     end.cancel();
     let _ = maintaining.await;
-    if let Some(uploading) = uploading {
-        let _ = uploading.await;
-    }
-    if let Some(finding) = finding {
-        let _ = finding.await;
+    // a folder on a file system that hangs holds nobody up
+    for task in [uploading, finding].into_iter().flatten() {
+        let _ = tokio::time::timeout(FINISH_RECORDINGS, task).await;
     }
     if let Some(server) = server {
         server.stopped().await;

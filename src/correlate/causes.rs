@@ -8,7 +8,8 @@ pub(super) fn cause(code: Option<i64>) -> Option<Cause> {
     Some(Cause { code, name: name(code).map(str::to_owned) })
 }
 
-fn name(code: i64) -> Option<&'static str> {
+/// By its code.
+pub(super) fn name(code: i64) -> Option<&'static str> {
     Some(match code {
         1 => "unallocated_number",
         2 => "no_route_transit_network",

@@ -21,7 +21,12 @@ pub fn clean(text: &str) -> String {
 
 /// One readable line: time (UTC), direction, from → to, the journey in a few words, outcome, durations.
 pub fn one_line(content: &Content) -> String {
-    let at = content.started_at.map_or_else(|| "?".repeat(19), |t| t.to_string()[..19].replace('T', " "));
+    line_at(content, content.started_at)
+}
+
+/// The same with this reading for its time.
+fn line_at(content: &Content, at: Option<Timestamp>) -> String {
+    let at = at.map_or_else(|| "?".repeat(19), |t| t.to_string()[..19].replace('T', " "));
     let mut line = format!("{at}  {:<8}  {} → {}", content.direction.as_str(), who(&content.from), who(&content.to));
     let words = words(content);
     if !words.is_empty() {
@@ -104,7 +109,7 @@ fn tell(step: &StepKind) -> String {
         }
         StepKind::QueueEnter { queue } => format!("enters queue {}", clean(queue)),
         StepKind::Ring { party, duration_s, result } => {
-            format!("rings {}{}: {result}", who(party), lasting(duration_s))
+            format!("rings {}{}: {}", who(party), lasting(duration_s), spaced(result.as_str()))
         }
         StepKind::Answer { party } => format!("{} answers", who(party)),
         StepKind::Hold { by } => format!("put on hold by {}", opt(by.as_ref())),
@@ -137,7 +142,7 @@ fn tell(step: &StepKind) -> String {
                 Some(HungUpBy::Pbx) => "the PBX hangs up",
                 None => "ends",
             };
-            let name = |c: &crate::call::Cause| c.name.clone().unwrap_or_else(|| c.code.to_string());
+            let name = |c: &crate::call::Cause| c.name.as_ref().map_or_else(|| c.code.to_string(), |n| spaced(n));
             cause.as_ref().map_or_else(|| by.to_owned(), |c| format!("{by} ({})", name(c)))
         }
     }
@@ -153,7 +158,10 @@ pub fn story(rows: &CallRows, rules: &Rules, zone: &Zone, marks: &Marks) -> Stri
         let ids: Vec<String> = content.linkedids.iter().map(|l| clean(l)).collect();
         let _ = writeln!(out, "linkedids {}", ids.join(", "));
     }
-    let _ = writeln!(out, "{}\n", one_line(&content));
+    // all times of a story are the PBX's: whoever reads it has the PBX's log beside it
+    let wall = content.started_at.map(|t| t.plus_micros(zone.offset_at(t)));
+    let _ = writeln!(out, "{}", line_at(&content, wall));
+    let _ = writeln!(out, "times on the PBX's clock, {}\n", clock_name(zone, content.started_at));
 
     let mut scene = Scene::new(rows, rules, zone);
     if let Some(caller) = parties::caller(&scene) {
@@ -180,6 +188,23 @@ pub fn story(rows: &CallRows, rules: &Rules, zone: &Zone, marks: &Marks) -> Stri
         }
     }
     out
+}
+
+/// `Europe/Prague (UTC+01:00)`: the offset is that at the call's begin.
+fn clock_name(zone: &Zone, at: Option<Timestamp>) -> String {
+    let minutes = at.map_or(0, |t| zone.offset_at(t) / 60_000_000);
+    let sign = if minutes < 0 { '-' } else { '+' };
+    let offset = format!("UTC{sign}{:02}:{:02}", minutes.abs() / 60, minutes.abs() % 60);
+    match zone {
+        Zone::Named(name) => format!("{name} ({offset})"),
+        Zone::Fixed(0) => "UTC".to_owned(),
+        Zone::Fixed(_) => offset,
+    }
+}
+
+/// A name of ours as a person writes it.
+pub(super) fn spaced(name: &str) -> String {
+    name.replace('_', " ")
 }
 
 /// Wall clock of the PBX, milliseconds.

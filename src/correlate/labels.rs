@@ -17,25 +17,34 @@ pub(super) fn fill(scene: &Scene<'_>, caller: Option<usize>, content: &mut Conte
         });
     }
     if rules.numbering.is_on() {
-        let outward = content.direction != Direction::Inbound;
-        content.from.e164 = e164(rules, &content.from, false);
-        content.to.e164 = e164(rules, &content.to, outward);
+        let inbound = content.direction == Direction::Inbound;
+        content.from.e164 = e164(rules, &content.from, if inbound { Written::Line } else { Written::Plain });
+        content.to.e164 = e164(rules, &content.to, if inbound { Written::Line } else { Written::Dialled });
         let (from, to) = (content.from.e164.clone(), content.to.e164.clone());
-        content.parties_mut(&mut |party| party.e164 = e164(rules, party, true));
+        content.parties_mut(&mut |party| party.e164 = e164(rules, party, Written::Dialled));
         (content.from.e164, content.to.e164) = (from, to);
     }
 }
 
-/// `dialled`: unless it is a device, somebody dialled this number.
-fn e164(rules: &Rules, party: &Party, dialled: bool) -> Option<String> {
+/// By whom a number was written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// The line it came in over.
+    Line,
+    Plain,
+    /// Unless it is a device, somebody dialled it.
+    Dialled,
+}
+
+fn e164(rules: &Rules, party: &Party, written: Written) -> Option<String> {
     let number = party.number.as_deref()?;
     if party.kind == Some(PartyKind::Extension) || shape::number(rules, number) == shape::NumberShape::Extension {
         return None;
     }
-    if dialled && party.endpoint.is_none() && party.channel.is_none() {
-        rules.numbering.dialled(number)
-    } else {
-        rules.numbering.plain(number)
+    match written {
+        Written::Line => rules.numbering.from_line(number),
+        Written::Dialled if party.endpoint.is_none() && party.channel.is_none() => rules.numbering.dialled(number),
+        Written::Plain | Written::Dialled => rules.numbering.plain(number),
     }
 }
 

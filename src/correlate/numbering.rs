@@ -38,6 +38,8 @@ pub struct Plan {
 type Known = (&'static str, &'static str, (usize, usize), (usize, usize), &'static str);
 
 const LOCAL: (usize, usize) = (0, 0);
+/// Digits of the longest local or national number written without a prefix.
+const LOCAL_MAX: usize = 10;
 
 #[rustfmt::skip]
 const PLANS: &[Known] = &[
@@ -193,6 +195,26 @@ impl Numbering {
         }
         let mut known = self.international.iter().filter_map(|p| number.strip_prefix(p.as_str()).and_then(valid));
         known.next().or_else(|| self.country.as_ref()?.with_code(&number).map(|n| format!("+{n}")))
+    }
+
+    /// A number that came in over a line: a caller from outside, a DID. Carriers write foreign ones with their country code
+    /// and nothing before it; that is read where no number of this country can be meant, and the country's own plan is
+    /// met exactly.
+    pub fn from_line(&self, number: &str) -> Option<String> {
+        self.plain(number).or_else(|| self.foreign(number))
+    }
+
+    fn foreign(&self, number: &str) -> Option<String> {
+        let own = self.country.as_ref().filter(|_| !self.off)?;
+        let digits = digits(number).filter(|d| d.bytes().all(|b| b.is_ascii_digit()))?;
+        // longer than any number of the own plan without its prefix, local ones included
+        let longest = if own.bare == LOCAL { LOCAL_MAX } else { own.bare.1.max(LOCAL_MAX) };
+        if digits.len() <= longest {
+            return None;
+        }
+        let code = country_code(&digits).filter(|code| *code != own.code)?;
+        let (plan, _) = Plan::built_in(code)?;
+        plan.is_number(digits.get(code.len()..)?, plan.length).then(|| format!("+{digits}"))
     }
 
     /// A number as somebody dialled it: with what gets an outside line in front, or without. The prefix is taken off only

@@ -1,12 +1,13 @@
 //! What each CEL row was read as: the rule that took it up, in words.
 
 use super::attempts::Tried;
-use super::explain::{clean, who};
+use super::causes;
+use super::explain::{clean, spaced, who};
 use super::extra;
 use super::media::{BridgeKind, Media};
 use super::parties::party;
 use super::scene::{Event, Scene};
-use crate::call::{CelEvent, Content};
+use crate::call::{AttemptResult, CelEvent, Content};
 
 pub(super) struct Reader<'s, 'a> {
     pub scene: &'s Scene<'a>,
@@ -34,7 +35,7 @@ impl Reader<'_, '_> {
             CelEvent::AppStart => self.app(event),
             CelEvent::Hangup => self.hangup(event),
             CelEvent::ChanEnd if event.ch == self.caller => "end of the caller's channel".to_owned(),
-            CelEvent::LinkedidEnd => "a linkedid is free: no end by itself".to_owned(),
+            CelEvent::LinkedidEnd => "no channel has this linkedid any more".to_owned(),
             CelEvent::BlindTransfer | CelEvent::AttendedTransfer => self.transfer(event),
             CelEvent::ParkStart => "parked: waiting, not talking".to_owned(),
             CelEvent::ParkEnd => {
@@ -85,7 +86,7 @@ impl Reader<'_, '_> {
         }
         if chan.dialled {
             let tried = self.tried.iter().find(|t| t.ch == event.ch);
-            let result = tried.map_or("", |t| t.result.as_str());
+            let result = tried.map_or_else(String::new, |t| spaced(t.result.as_str()));
             return format!("rings {}: {result}", self.name(event.ch));
         }
         format!("{} calls in: a line of its own, not rung", self.name(event.ch))
@@ -134,12 +135,18 @@ impl Reader<'_, '_> {
 
     fn hangup(&self, event: &Event<'_>) -> String {
         let chan = &self.scene.chans[event.ch];
-        let mut text = chan.cause.map_or_else(|| "no cause".to_owned(), |c| format!("cause {c}"));
+        let mut text = match chan.cause.map(|c| (c, causes::name(c))) {
+            None => "no cause".to_owned(),
+            Some((code, None)) => format!("cause {code}"),
+            Some((code, Some(name))) => format!("cause {code} ({})", spaced(name)),
+        };
         if !chan.hangup_source.is_empty() {
             text = format!("{text} by {}", clean(&chan.hangup_source));
         }
         match self.tried.iter().find(|t| t.ch == event.ch) {
-            Some(t) => format!("{text}: {}", t.result),
+            // that it was answered was told when it was
+            Some(t) if t.result == AttemptResult::Answered => text,
+            Some(t) => format!("{text}: {}", spaced(t.result.as_str())),
             None if event.ch == self.caller => {
                 format!("{text}: hung up by {}", self.content.hung_up_by.map_or("?", |h| h.as_str()))
             }

@@ -130,7 +130,7 @@ impl Tenants {
 
     /// Makes DIDs comparable across the forms they are written in. To be called once all entries are there.
     pub fn prepare(&mut self, numbering: &Numbering) {
-        let keys = self.dids.exact.iter().filter_map(|(did, tenant)| Some((numbering.plain(did)?, tenant.clone())));
+        let keys = self.dids.exact.iter().filter_map(|(did, tenant)| Some((numbering.from_line(did)?, tenant.clone())));
         self.dids_e164 = keys.collect();
     }
 
@@ -152,7 +152,7 @@ impl Tenants {
             return None;
         }
         let exact = self.dids.exact.get(&did.to_ascii_lowercase()).cloned();
-        let by_e164 = || self.dids_e164.get(&numbering.plain(did)?).cloned();
+        let by_e164 = || self.dids_e164.get(&numbering.from_line(did)?).cloned();
         exact.or_else(by_e164).or_else(|| self.dids.find(did))
     }
 

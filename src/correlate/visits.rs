@@ -146,12 +146,41 @@ fn queue(scene: &Scene<'_>, media: &Media<'_>, run: &AppRun<'_>, caller: usize) 
         if super::attempts::ended_itself(scene, caller) { QueueOutcome::Abandoned } else { QueueOutcome::Unknown }
     } else if limit_us.is_some_and(|l| waited_us.saturating_add(1_500_000) >= l) {
         QueueOutcome::Timeout
-    } else if pressed_key(scene, caller, run.end) {
+    } else if pressed_key(scene, run.ch, run.end) {
         QueueOutcome::ExitedByKey
     } else {
-        QueueOutcome::Unknown
+        way_out(scene, run, waited_us)
     };
     QueueStay { name: run.first_arg().to_owned(), span: Span { from: run.start, to: until }, outcome }
+}
+
+/// A queue that lets a caller in and out again within this, microseconds, has not let them in.
+const LET_IN_US: i64 = 1_000_000;
+
+/// Neither a person, nor time, nor the caller ended the wait, and the dialplan goes on. `app_queue` goes to the extension of
+/// the key that was pressed before it returns, and a redirect moves the channel, so the row of the end shows where to.
+fn way_out(scene: &Scene<'_>, run: &AppRun<'_>, waited_us: i64) -> QueueOutcome {
+    let place = |event: CelEvent, at: Timestamp| {
+        let mut rows = scene.events_of(run.ch).filter(|e| e.t == at).map(|e| e.row);
+        let row = rows.find(|r| r.event == event && r.appname.as_str() == run.name)?;
+        Some((row.context.as_str(), row.exten.as_str()))
+    };
+    let (Some(before), Some(after)) = (place(CelEvent::AppStart, run.start), place(CelEvent::AppEnd, run.end)) else {
+        return QueueOutcome::Unknown;
+    };
+    if before != after {
+        let is_key = matches!(after.1.as_bytes(), [b'0'..=b'9' | b'*' | b'#']);
+        return if is_key { QueueOutcome::ExitedByKey } else { QueueOutcome::Transferred };
+    }
+    if waited_us < LET_IN_US {
+        // empty or full: no row says which
+        QueueOutcome::Unknown
+    } else if run.arg(1).contains('n') {
+        // one round of the members, and no more
+        QueueOutcome::Timeout
+    } else {
+        QueueOutcome::LeaveEmpty
+    }
 }
 
 fn pressed_key(scene: &Scene<'_>, ch: usize, t: Timestamp) -> bool {

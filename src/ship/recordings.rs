@@ -1,33 +1,45 @@
 //! Sends recording files as the SIPSTACK API takes them: a multipart `POST` with `recording_id`, `src_number`,
 //! `dst_number`, `call_id`, `linkedid`, then the file as `audio`; only 202 means that it is there. A file goes through in
 //! pieces and is never whole in memory. What to send stands in the state; nothing is ever deleted.
+//!
+//! The policy is that of the sinks ([`Health`]): pauses, breaker, ages on the API's up-clock. What is wrong with a file
+//! itself (gone, unreadable, written on) says nothing of the API.
 
-use std::fs::File;
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::multipart::{Form, Part};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
+use super::health::{Change, Health, Member, Mode, Moment, Permit, Sent};
 use super::http::{Endpoint, Target, key_header};
-use super::policy::{self, Verdict};
-use super::{Answer, Clock};
+use super::{Answer, Clock, policy};
 use crate::call::{Call, Timestamp};
 use crate::config::{ConfigError, DeliveryConfig, UploadConfig};
 use crate::metrics;
-use crate::store::uploads::{self, Outcome, Upload};
+use crate::store::outbox::{self, Outcome};
+use crate::store::uploads::{self, Upload};
 use crate::store::{Result, Store};
 
+/// Under which the API's health is kept and shown, beside those of the sinks.
+pub const NAME: &str = "recordings";
 /// Between looks for files to send.
 const ROUND: Duration = Duration::from_secs(1);
-/// How long an API that turns everything away is left alone.
-const PAUSE: Duration = Duration::from_secs(60);
+/// Rounds between looking for what an outage made too old.
+const SLOW_ROUNDS: u32 = 15;
+/// Read of a file at once.
+const PIECE: usize = 64 << 10;
+const FAR: Timestamp = Timestamp::from_micros(i64::MAX);
 
 /// Opens a recording file; whoever made it says which may be opened. `None`: it is none of ours.
 pub type OpenFile = Arc<dyn Fn(&str) -> Option<io::Result<File>> + Send + Sync>;
@@ -40,12 +52,55 @@ pub struct Uploader {
     concurrency: usize,
     source_id: String,
     clock: Clock,
+    max_age: Duration,
+}
+
+/// A file that can be sent.
+struct Opened {
+    file: File,
+    meta: Metadata,
+}
+
+/// Why a file cannot be sent.
+enum Unfit {
+    /// For good.
+    Gone(&'static str),
+    /// As it is now.
+    NotNow(String),
+}
+
+/// What ended.
+struct Done {
+    upload: Upload,
+    sent: Sent,
+    answer: Answer,
+    /// The file as it was sent is not the one that is there now.
+    changed: bool,
+}
+
+/// (recording, when what was sent was queued, what became of it).
+type Answered = (i64, Option<Timestamp>, Outcome);
+
+/// What one run holds: what is being sent, and answers that are not written down yet. Both are bounded by the number of
+/// files sent at a time.
+struct Work {
+    health: Health,
+    rng: fastrand::Rng,
+    origin: Instant,
+    tasks: JoinSet<Done>,
+    flying: HashMap<i64, Timestamp>,
+    results: Vec<Answered>,
+    /// The API has just come back.
+    resumed: bool,
+    /// A task ended without saying for what: when the others have ended, all begins anew.
+    lost: bool,
     /// Files found before this moment are not sent.
     since: Timestamp,
+    rounds: u32,
 }
 
 impl Uploader {
-    /// `max_age`: files found longer ago than this are not sent.
+    /// `max_age`: files found longer before the first start that sends them are not sent.
     pub fn new(
         store: Store,
         config: &UploadConfig,
@@ -64,7 +119,6 @@ impl Uploader {
             allow_http: config.allow_http,
             concurrency: config.concurrency,
         })?;
-        let since = clock.now().plus_micros(-micros(max_age));
         Ok(Self {
             store,
             endpoint,
@@ -73,170 +127,348 @@ impl Uploader {
             concurrency: config.concurrency,
             source_id: source_id.to_owned(),
             clock,
-            since,
+            max_age,
         })
     }
 
     /// Runs until `stop`; what is being sent then is given up and sent again after the next start.
     pub async fn run(self, stop: CancellationToken) {
         let mut failed = false;
-        let mut paused = false;
+        let mut work = None;
         loop {
-            let wait = tokio::select! {
-                () = stop.cancelled() => return,
-                round = self.round(&mut paused) => match round {
-                    Ok(wait) => {
-                        failed = false;
-                        wait
-                    }
-                    Err(e) => {
-                        if !failed {
-                            tracing::error!("recordings cannot be sent: {e}");
-                        }
-                        failed = true;
-                        ROUND
-                    }
-                },
+            if work.as_ref().is_some_and(|w: &Work| w.lost && w.tasks.is_empty() && w.results.is_empty()) {
+                work = None;
+            }
+            let done = match &mut work {
+                None => self.begin().await.map(|begun| work = Some(begun)),
+                Some(work) => self.round(work).await,
             };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+            match done {
+                Ok(()) => failed = false,
+                Err(e) => {
+                    if !std::mem::replace(&mut failed, true) {
+                        tracing::error!("recordings cannot be sent: {e}");
+                    }
+                }
+            }
+            let idle = async {
+                match &mut work {
+                    // after an error the state is given time
+                    Some(work) if !failed && !work.tasks.is_empty() => {
+                        tokio::select! {
+                            Some(done) = work.tasks.join_next() => Some(done),
+                            () = tokio::time::sleep(ROUND) => None,
+                        }
+                    }
+                    _ => {
+                        tokio::time::sleep(ROUND).await;
+                        None
+                    }
+                }
+            };
+            let ended = tokio::select! {
+                () = stop.cancelled() => break,
+                ended = idle => ended,
+            };
+            if let (Some(work), Some(ended)) = (&mut work, ended) {
+                self.take(work, ended);
+            }
+        }
+        if let Some(mut work) = work {
+            while let Some(ended) = work.tasks.try_join_next() {
+                self.take(&mut work, ended);
+            }
+            if let Err(e) = self.write_down(&mut work).await {
+                tracing::warn!(
+                    "answers to recordings could not be kept, they are sent again after the next start: {e}"
+                );
             }
         }
     }
 
-    /// Sends what is due, once. How long to wait for the next time.
-    async fn round(&self, paused: &mut bool) -> Result<Duration> {
-        let (now, since, limit) = (self.clock.now(), self.since, self.concurrency);
+    async fn begin(&self) -> Result<Work> {
+        let begin = self.clock.now().plus_micros(-micros(self.max_age));
+        let (since, kept) =
+            self.store.write(move |conn| Ok((uploads::since(conn, begin)?, outbox::load_sink(conn, NAME)?))).await?;
+        let work = Work {
+            health: Health::new(self.delivery.clone(), kept, Duration::ZERO),
+            rng: fastrand::Rng::new(),
+            origin: Instant::now(),
+            tasks: JoinSet::new(),
+            flying: HashMap::new(),
+            results: Vec::new(),
+            resumed: false,
+            lost: false,
+            since,
+            rounds: 0,
+        };
+        show(&work.health);
+        Ok(work)
+    }
+
+    /// Writes down what was answered, and sends what is due as far as there is room.
+    async fn round(&self, work: &mut Work) -> Result<()> {
+        while let Some(ended) = work.tasks.try_join_next() {
+            self.take(work, ended);
+        }
+        self.write_down(work).await?;
+        if work.rounds.is_multiple_of(SLOW_ROUNDS) {
+            self.mend(work).await?;
+        }
+        work.rounds = work.rounds.wrapping_add(1);
+        let (now, since) = (self.clock.now(), work.since);
+        let permit = work.health.permit(work.origin.elapsed());
+        let (room, until) = match permit {
+            Permit::Go => (self.concurrency.saturating_sub(work.tasks.len()), now),
+            Permit::Probe if work.tasks.is_empty() => (1, FAR),
+            _ => (0, now),
+        };
+        // what is in flight is due, too
+        let limit = room + work.flying.len();
         let (due, pending) = self
             .store
             .write(move |conn| {
                 uploads::queue(conn, since, now)?;
-                Ok((uploads::due(conn, now, limit)?, uploads::pending(conn)?))
+                let due = if room == 0 { Vec::new() } else { uploads::due(conn, until, limit)? };
+                Ok((due, uploads::pending(conn)?))
             })
             .await?;
         metrics::RECORDING_UPLOADS_PENDING.set(pending);
-        if due.is_empty() {
-            return Ok(ROUND);
+        let new = due.into_iter().filter(|upload| !work.flying.contains_key(&upload.recording)).take(room);
+        for upload in new.collect::<Vec<_>>() {
+            match self.opened(&upload).await {
+                Ok(opened) => self.launch(work, upload, opened, permit == Permit::Probe),
+                Err(unfit) => self.unfit(work, &upload, unfit),
+            }
         }
-        let more = due.len() == limit;
-        let answers = join_all(due.iter().map(|upload| self.send(upload))).await;
-        let mut down = None;
-        for (upload, answer) in due.into_iter().zip(answers) {
-            let now = self.clock.now();
-            let outcome = self.outcome(&upload, &answer, now);
-            let label = match &outcome {
-                Outcome::Delivered => "delivered",
-                Outcome::Retry { .. } => "retry",
-                Outcome::Release { error, .. } => {
-                    down = Some(error.clone());
-                    "released"
-                }
-                Outcome::Dead { .. } => {
+        self.write_down(work).await
+    }
+
+    /// What an outage made too old is given up; what was planned while the API was away is due now that it is back.
+    async fn mend(&self, work: &Work) -> Result<()> {
+        let now = self.clock.now();
+        let latest = now.plus_micros(micros(self.delivery.retry_cap + policy::RETRY_AFTER_MAX).saturating_mul(2));
+        let outage = work.health.outage_limit(now).map(|limit| (limit, work.health.outage_text()));
+        let (expired, dead) = self
+            .store
+            .write(move |conn| {
+                uploads::hasten(conn, latest, now)?;
+                let expired = outage.map_or(Ok(0), |(limit, text)| uploads::expire(conn, limit, now, &text))?;
+                Ok((expired, uploads::dead(conn)?))
+            })
+            .await?;
+        metrics::RECORDING_UPLOADS_DEAD.set(dead);
+        if expired > 0 {
+            tracing::warn!(recordings = expired, "recordings are given up: the API was down too long");
+        }
+        Ok(())
+    }
+
+    fn launch(&self, work: &mut Work, upload: Upload, opened: Opened, probe: bool) {
+        if probe {
+            work.health.probe_sent();
+        }
+        work.flying.insert(upload.recording, upload.queued_at);
+        let id = recording_id(&self.source_id, &upload, &opened.meta);
+        let member = Member {
+            delivery: upload.recording,
+            call: upload.call,
+            key: id.clone(),
+            attempts: upload.attempts,
+            refused: upload.refused,
+            age: upload.age,
+            tried_up: upload.tried_up,
+            queued_at: upload.queued_at,
+        };
+        let sent = Sent { members: vec![member], probe };
+        let endpoint = self.endpoint.clone();
+        work.tasks.spawn(async move {
+            let (answer, changed) = send(&endpoint, &upload, &id, opened).await;
+            Done { upload, sent, answer, changed }
+        });
+    }
+
+    fn take(&self, work: &mut Work, ended: std::result::Result<Done, tokio::task::JoinError>) {
+        let done = match ended {
+            Ok(done) => done,
+            Err(e) => {
+                tracing::error!("sending a recording ended unexpectedly: {e}");
+                work.lost = true;
+                return;
+            }
+        };
+        let Done { upload, sent, answer, changed } = done;
+        let at = Moment { now: self.clock.now(), mono: work.origin.elapsed() };
+        let judged = work.health.judge(&sent, &answer, at, &mut work.rng);
+        for (recording, outcome) in judged.outcomes {
+            if recording != upload.recording {
+                work.results.push((recording, None, outcome));
+            } else if changed && outcome == Outcome::Delivered {
+                self.unfit(work, &upload, Unfit::NotNow("the file was written while it was sent".to_owned()));
+            } else {
+                if matches!(outcome, Outcome::Dead { .. }) {
                     let why = policy::describe_briefly(&answer);
                     tracing::warn!(call = upload.call_id, "a recording is given up: {why}. See docs/recordings.md");
-                    "dead"
                 }
-            };
-            metrics::RECORDING_UPLOADS.with_label_values(&[label]).inc();
-            self.store.write(move |conn| uploads::record(conn, upload.recording, &outcome, now)).await?;
-        }
-        if let Some(why) = down {
-            if !std::mem::replace(paused, true) {
-                tracing::error!(
-                    url = self.endpoint.shown(),
-                    "sending recordings pauses, and is tried each minute: {why}"
-                );
+                note(work, &upload, outcome);
             }
-            return Ok(PAUSE);
         }
-        if std::mem::replace(paused, false) {
-            tracing::info!("recordings can be sent again");
-        }
-        Ok(if more { Duration::ZERO } else { ROUND })
-    }
-
-    fn outcome(&self, upload: &Upload, answer: &Answer, now: Timestamp) -> Outcome {
-        let error = policy::describe(answer);
-        let age = now.micros().saturating_sub(upload.queued_at.micros());
-        match policy::sort(answer) {
-            Verdict::Delivered => Outcome::Delivered,
-            Verdict::Document | Verdict::Gone => Outcome::Dead { error },
-            // what turns one away turns all away, as far as this can tell
-            Verdict::Sink | Verdict::Forbidden if age <= micros(self.delivery.outage_max_age) => {
-                Outcome::Release { due_at: now.plus_micros(micros(PAUSE)), error }
-            }
-            verdict => {
-                let down = matches!(answer, Answer::Unreachable(_)) || verdict != Verdict::Transient;
-                let limit = if down { self.delivery.outage_max_age } else { self.delivery.retry_max_age };
-                if age > micros(limit) {
-                    return Outcome::Dead { error };
+        if let Some(change) = judged.change {
+            let url = self.endpoint.shown();
+            match (change, work.health.mode()) {
+                (Change::Resumed, _) => {
+                    work.resumed = true;
+                    tracing::info!("recordings can be sent again");
                 }
-                let (base, cap) = (self.delivery.retry_base, self.delivery.retry_cap);
-                let backoff = policy::backoff(base, cap, upload.attempts, &mut fastrand::Rng::new());
-                let wait = policy::asked_to_wait(answer).unwrap_or_default().max(backoff);
-                Outcome::Retry { due_at: now.plus_micros(micros(wait)), error }
+                (_, Mode::Open { why, .. } | Mode::Paused { why, .. }) => {
+                    tracing::error!(url, "sending recordings pauses, and is tried again each minute: {why}");
+                }
+                _ => {}
             }
+            show(&work.health);
         }
     }
 
-    async fn send(&self, upload: &Upload) -> Answer {
+    /// What is answered is sent no more: it stays in memory until it is written down.
+    async fn write_down(&self, work: &mut Work) -> Result<()> {
+        if work.results.is_empty() && !work.resumed {
+            return Ok(());
+        }
+        let (results, resumed) = (Arc::new(std::mem::take(&mut work.results)), std::mem::take(&mut work.resumed));
+        let (now, snapshot, written) = (self.clock.now(), work.health.snapshot(), Arc::clone(&results));
+        let done = self
+            .store
+            .write(move |conn| {
+                for (recording, queued_at, outcome) in written.iter() {
+                    uploads::record(conn, *recording, *queued_at, outcome, now)?;
+                }
+                if resumed {
+                    uploads::hasten(conn, now, now)?;
+                }
+                outbox::save_sink(conn, NAME, &snapshot, now)
+            })
+            .await;
+        match done {
+            Ok(()) => {
+                for (recording, ..) in results.iter() {
+                    work.flying.remove(recording);
+                }
+                Ok(())
+            }
+            Err(e) => {
+                work.results = Arc::unwrap_or_clone(results);
+                work.resumed = resumed;
+                Err(e)
+            }
+        }
+    }
+
+    /// Something is wrong with the file itself. It is looked at again, the longer it waits the more rarely.
+    fn unfit(&self, work: &mut Work, upload: &Upload, why: Unfit) {
+        let now = self.clock.now();
+        let waited =
+            Duration::from_micros(now.micros().saturating_sub(upload.queued_at.micros()).max(0).unsigned_abs());
+        let error = match why {
+            Unfit::NotNow(why) if waited <= self.delivery.retry_max_age => {
+                let wait =
+                    (waited / 4).clamp(self.delivery.retry_base.min(self.delivery.retry_cap), self.delivery.retry_cap);
+                let due_at = now.plus_micros(micros(wait));
+                return note(work, upload, Outcome::Release { due_at, error: Some(why), refused: false });
+            }
+            Unfit::NotNow(why) => why,
+            Unfit::Gone(why) => why.to_owned(),
+        };
+        tracing::warn!(call = upload.call_id, "a recording is given up: {error}. See docs/recordings.md");
+        note(work, upload, Outcome::Dead { error, refused: false });
+    }
+
+    async fn opened(&self, upload: &Upload) -> std::result::Result<Opened, Unfit> {
         let (open, path) = (Arc::clone(&self.open), upload.path.clone());
-        let opened = tokio::task::spawn_blocking(move || open(&path)).await;
-        let file = match opened {
-            Ok(Some(Ok(file))) => tokio::fs::File::from_std(file),
-            Ok(Some(Err(e))) if e.kind() == io::ErrorKind::NotFound => return gone("the file is gone"),
-            Ok(Some(Err(e))) => return Answer::Unanswered(format!("the file cannot be read: {e}")),
-            Ok(None) => return gone("the file is not below RECORDING_PATHS"),
-            Err(e) => return Answer::Unanswered(format!("the file cannot be opened: {e}")),
-        };
-        match file.metadata().await {
-            Ok(meta) if meta.len() == upload.size => {}
-            Ok(_) => return Answer::Unanswered("the file has changed since it was complete".to_owned()),
-            Err(e) => return Answer::Unanswered(format!("the file cannot be read: {e}")),
+        let opened = tokio::task::spawn_blocking(move || match open(&path) {
+            Some(Ok(file)) => file.metadata().map(|meta| Some(Opened { file, meta })),
+            Some(Err(e)) => Err(e),
+            None => Ok(None),
+        });
+        match opened.await {
+            Ok(Ok(Some(opened))) if opened.meta.len() == upload.size => Ok(opened),
+            Ok(Ok(Some(_))) => Err(Unfit::NotNow("the file has changed since it was complete".to_owned())),
+            Ok(Ok(None)) => Err(Unfit::Gone("the file is not below RECORDING_PATHS")),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => Err(Unfit::Gone("the file is gone")),
+            Ok(Err(e)) => Err(Unfit::NotNow(format!("the file cannot be read: {e}"))),
+            Err(e) => Err(Unfit::NotNow(format!("the file cannot be opened: {e}"))),
         }
-        // as long as it was when it was complete: what is written from now on is sent when it is complete again
-        let body = reqwest::Body::wrap_stream(ReaderStream::new(file.take(upload.size)));
-        let audio = match Part::stream_with_length(body, upload.size)
-            .file_name(upload.file.clone())
-            .mime_str(mime(&upload.file))
-        {
-            Ok(part) => part,
-            Err(e) => return Answer::Unanswered(format!("the form cannot be made: {e}")),
-        };
-        let id = recording_id(&self.source_id, upload);
-        let mut form = Form::new().text("recording_id", id.clone());
-        let call = upload.document.as_deref().and_then(|d| serde_json::from_str::<Call>(d).ok());
-        if let Some(call) = call {
-            for (name, value) in [("src_number", call.content.from.number), ("dst_number", call.content.to.number)] {
-                if let Some(value) = value {
-                    form = form.text(name, value);
-                }
-            }
-            form = form.text("call_id", upload.call_id.clone()).text("linkedid", call.content.linkedid);
-        } else {
-            let linkedid = upload.call_id.split_once(':').map_or("", |(_, l)| l).to_owned();
-            form = form.text("call_id", upload.call_id.clone()).text("linkedid", linkedid);
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(HeaderName::from_static("idempotency-key"), key_header(&id));
-        self.endpoint.post_form(headers, form.part("audio", audio)).await
     }
 }
 
-/// The document's fault, in the words of the policy: given up.
-fn gone(why: &str) -> Answer {
-    Answer::Gone(why.to_owned())
+/// Sends the file; says also whether it was written meanwhile.
+async fn send(endpoint: &Endpoint, upload: &Upload, id: &str, opened: Opened) -> (Answer, bool) {
+    let Opened { file, meta } = opened;
+    let Ok(watched) = file.try_clone() else {
+        return (Answer::Unanswered("too many files are open".to_owned()), false);
+    };
+    // as long as it was when it was complete: what is written from now on is sent when it is complete again
+    let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file).take(upload.size), PIECE);
+    let audio = Part::stream_with_length(reqwest::Body::wrap_stream(pieces), upload.size)
+        .file_name(upload.file.clone())
+        .mime_str(mime(&upload.file));
+    let audio = match audio {
+        Ok(part) => part,
+        Err(e) => return (Answer::Unanswered(format!("the form cannot be made: {e}")), false),
+    };
+    let mut form = Form::new().text("recording_id", id.to_owned());
+    let call = upload.document.as_deref().and_then(|d| serde_json::from_str::<Call>(d).ok());
+    if let Some(call) = call {
+        for (name, value) in [("src_number", call.content.from.number), ("dst_number", call.content.to.number)] {
+            if let Some(value) = value {
+                form = form.text(name, value);
+            }
+        }
+        form = form.text("call_id", upload.call_id.clone()).text("linkedid", call.content.linkedid);
+    } else {
+        let linkedid = upload.call_id.split_once(':').map_or("", |(_, l)| l).to_owned();
+        form = form.text("call_id", upload.call_id.clone()).text("linkedid", linkedid);
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(HeaderName::from_static("idempotency-key"), key_header(id));
+    let answer = endpoint.post_form(headers, form.part("audio", audio)).await;
+    let now = tokio::task::spawn_blocking(move || watched.metadata()).await;
+    let same = |now: Metadata| now.len() == meta.len() && modified(&now) == modified(&meta);
+    (answer, !now.is_ok_and(|now| now.is_ok_and(same)))
+}
+
+/// Adds what became of a file to what is to be written down.
+fn note(work: &mut Work, upload: &Upload, outcome: Outcome) {
+    let label = match &outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::Dead { .. } => "dead",
+        Outcome::Release { .. } | Outcome::Revive => "released",
+        Outcome::Retry { .. } | Outcome::Split { .. } => "retry",
+    };
+    metrics::RECORDING_UPLOADS.with_label_values(&[label]).inc();
+    work.flying.entry(upload.recording).or_insert(upload.queued_at);
+    work.results.push((upload.recording, Some(upload.queued_at), outcome));
+}
+
+fn show(health: &Health) {
+    let paused = matches!(health.mode(), Mode::Paused { .. });
+    metrics::SINK_UP.with_label_values(&[NAME]).set(i64::from(health.is_up()));
+    metrics::SINK_PAUSED.with_label_values(&[NAME]).set(i64::from(paused));
 }
 
 /// Equal at every attempt and after the loss of the state; another for a file that changed.
-fn recording_id(source_id: &str, upload: &Upload) -> String {
+fn recording_id(source_id: &str, upload: &Upload, meta: &Metadata) -> String {
     let mut hash = Sha256::new();
-    for part in [source_id, &upload.call_id, &upload.path, &upload.size.to_string()] {
+    let (size, modified) = (upload.size.to_string(), modified(meta).to_string());
+    for part in [source_id, &upload.call_id, &upload.path, &size, &modified] {
         hash.update(part.as_bytes());
         hash.update(b"\n");
     }
     hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+}
+
+/// Nanoseconds since 1970.
+fn modified(meta: &Metadata) -> i128 {
+    i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec())
 }
 
 fn mime(file: &str) -> &'static str {

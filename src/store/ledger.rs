@@ -218,13 +218,12 @@ pub fn record(conn: &Connection, settled: &Settled, sinks: &[&str], now: Timesta
     let suppressed = settled.state == State::Suppressed;
     if settled.call.is_some() {
         // the document of a call that was kept back so far has its first revision, and no deliveries
-        let kept_back = conn
-            .prepare_cached(
-                "DELETE FROM document WHERE call = ?1 AND revision = ?2
-                 AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.call = ?1)",
-            )?
-            .execute(params![call, settled.revision])?;
-        if kept_back > 0 && !suppressed {
+        conn.prepare_cached(
+            "DELETE FROM document WHERE call = ?1 AND revision = ?2
+             AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.call = ?1)",
+        )?
+        .execute(params![call, settled.revision])?;
+        if settled.state == State::Shipped {
             recordings::look_again(conn, call)?;
         }
     }

@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_state.sql"),
     include_str!("../../migrations/0002_rules.sql"),
     include_str!("../../migrations/0003_recordings.sql"),
+    include_str!("../../migrations/0004_uploads.sql"),
 ];
 
 /// Pages of write-ahead log after which a commit also carries it into the database: 16 MB.

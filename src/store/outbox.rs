@@ -313,6 +313,7 @@ pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) ->
                             last_error = NULL, body = NULL WHERE delivery = ?1",
                 )?
                 .execute(params![delivery, now.micros()])?;
+                drop_outdated(conn, delivery)?;
             }
             Outcome::Retry { due_at, age, tried_up, error } => {
                 conn.prepare_cached(
@@ -353,6 +354,25 @@ pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) ->
                 revive(conn, delivery, now)?;
             }
         }
+    }
+    Ok(())
+}
+
+/// A sink has got a newer revision: what older documents said of the call while it was up is of no use to anybody, unless
+/// another sink still waits for one or refused it. A call that is up for hours would leave hundreds of them.
+fn drop_outdated(conn: &Connection, delivered: i64) -> Result<()> {
+    let mut find = conn.prepare_cached(
+        r#"SELECT o.doc, o.call, o.revision FROM delivery d
+           JOIN document o ON o.call = d.call AND o.revision < d.revision
+          WHERE d.delivery = ?1 AND instr(o.body, '"state":"in_progress"') > 0
+            AND NOT EXISTS (SELECT 1 FROM delivery w
+                             WHERE w.call = o.call AND w.revision = o.revision AND w.state IN (0, 2))"#,
+    )?;
+    let outdated: Vec<[i64; 3]> =
+        find.query_map([delivered], |r| Ok([r.get(0)?, r.get(1)?, r.get(2)?]))?.collect::<rusqlite::Result<_>>()?;
+    for [doc, call, revision] in outdated {
+        conn.prepare_cached("DELETE FROM delivery WHERE call = ?1 AND revision = ?2")?.execute([call, revision])?;
+        conn.prepare_cached("DELETE FROM document WHERE doc = ?1")?.execute([doc])?;
     }
     Ok(())
 }

@@ -20,6 +20,9 @@ pub struct Kept {
 /// What a build knew of a recording: its number and its size then.
 pub type Used = (i64, Option<u64>);
 
+/// Recordings of one id that a call is built with, at most: a document with more would be refused everywhere.
+const OF_A_KEY_MAX: i64 = 500;
+
 /// Keeps a recording. False: it is known as it is, or its owner holds no id.
 pub fn put(conn: &Connection, found: &FoundRecording, now: Timestamp) -> Result<bool> {
     let Some(key) = ids::found_in(&found.owner).last().copied() else { return Ok(false) };
@@ -53,13 +56,14 @@ pub fn any(conn: &Connection) -> Result<bool> {
 /// The recordings of a call with these keys, in an order of their own.
 pub fn of_keys(conn: &Connection, keys: &[Key]) -> Result<Vec<Kept>> {
     let mut statement = conn.prepare_cached(
-        "SELECT recording, owner, file, path, size, started_at, matched_by FROM recording WHERE key = ?1",
+        "SELECT recording, owner, file, path, size, started_at, matched_by FROM recording WHERE key = ?1
+         ORDER BY recording LIMIT ?2",
     )?;
     let full: BTreeSet<&str> = keys.iter().map(|k| k.text.as_str()).collect();
     let bare: BTreeSet<&str> = full.iter().filter_map(|id| ids::found_in(id).last().copied()).collect();
     let mut kept = Vec::new();
     for key in bare {
-        let rows = statement.query_map([key], read)?;
+        let rows = statement.query_map(params![key, OF_A_KEY_MAX], read)?;
         for row in rows {
             let row = row?;
             if ids::found_in(&row.found.owner).iter().any(|id| full.contains(id)) {
@@ -74,19 +78,28 @@ pub fn of_keys(conn: &Connection, keys: &[Key]) -> Result<Vec<Kept>> {
     Ok(kept)
 }
 
-/// A call was built with these: they wait no more, unless they changed meanwhile.
+/// A call was built with these: they wait no more, unless they changed meanwhile. One that was another call's, which kept
+/// it from being sent, is looked at once more.
 pub fn claim(conn: &Connection, call: i64, used: &[Used]) -> Result<()> {
-    let mut statement =
-        conn.prepare_cached("UPDATE recording SET call = ?1 WHERE recording = ?2 AND size IS ?3 AND call IS NOT ?1")?;
+    let mut statement = conn.prepare_cached(
+        "UPDATE recording SET call = ?1, queued = iif(EXISTS (
+                SELECT 1 FROM upload u WHERE u.recording = recording.recording), queued, 0)
+          WHERE recording = ?2 AND size IS ?3 AND call IS NOT ?1",
+    )?;
     for (recording, size) in used {
         statement.execute(params![call, recording, bytes(*size)])?;
     }
     Ok(())
 }
 
-/// A call that was kept back is shipped after all: its recordings are looked at for sending once more.
+/// A call that may have been kept back so far is shipped: those of its recordings that were never to be sent are looked
+/// at once more.
 pub fn look_again(conn: &Connection, call: i64) -> Result<()> {
-    conn.prepare_cached("UPDATE recording SET queued = 0 WHERE call = ?1")?.execute([call])?;
+    conn.prepare_cached(
+        "UPDATE recording SET queued = 0 WHERE call = ?1 AND queued = 1
+            AND NOT EXISTS (SELECT 1 FROM upload u WHERE u.recording = recording.recording)",
+    )?
+    .execute([call])?;
     Ok(())
 }
 
@@ -152,11 +165,13 @@ const OFF: i64 = 5_000_000;
 /// A call lasts so much longer than the moment asked for, at most.
 const LASTS: i64 = 4 * 3_600_000_000;
 
-/// The documents of shipped calls that were up at a moment. `None`: too many to tell them apart.
+/// The documents of calls that were up at a moment, those kept back by a filter too: a recording of theirs must not go to
+/// another. `None`: too many to tell them apart.
 pub fn around(conn: &Connection, at: Timestamp) -> Result<Option<Vec<String>>> {
     let mut statement = conn.prepare_cached(
         "SELECT (SELECT x.body FROM document x WHERE x.call = l.call ORDER BY x.revision DESC LIMIT 1) FROM ledger l
-          WHERE l.ended_at BETWEEN ?1 AND ?2 AND l.started_at <= ?3 AND l.state = 'shipped' LIMIT ?4",
+          WHERE l.ended_at BETWEEN ?1 AND ?2 AND l.started_at <= ?3
+            AND l.state IN ('shipped', 'suppressed', 'in_progress') LIMIT ?4",
     )?;
     let bounds = [at.plus_micros(-OFF), at.plus_micros(LASTS), at.plus_micros(OFF)].map(Timestamp::micros);
     let limit = i64::try_from(AROUND_MAX + 1).unwrap_or(i64::MAX);

@@ -16,8 +16,10 @@ pub const DEAD_DAYS: i64 = 90;
 const SEEN_DAYS: i64 = 3;
 /// How many blocks of ids are counted, per table.
 const ID_BLOCKS_MAX: i64 = 200_000;
-/// How long a recording waits for a call that has its id, days.
-const RECORDING_DAYS: i64 = 3;
+/// How long a recording waits for a call that has its id, days: as long as the PBX's database may be away.
+const RECORDING_DAYS: i64 = 14;
+/// How many of them wait.
+const RECORDINGS_WAITING_MAX: i64 = 100_000;
 /// How many unreadable rows are kept.
 const QUARANTINE_MAX: i64 = 10_000;
 
@@ -46,6 +48,9 @@ impl Sweep {
                     l.ended_at < ?2 AND NOT EXISTS (
                         SELECT 1 FROM delivery d WHERE d.call = f.call
                         AND (d.state = 0 OR (d.state = 2 AND d.finished_at > ?3)))
+                    AND NOT EXISTS (
+                        SELECT 1 FROM recording r JOIN upload u ON u.recording = r.recording
+                        WHERE r.call = f.call AND u.state = 0)
              FROM folded f JOIN ledger l ON l.call = f.call WHERE f.call > ?1 ORDER BY f.call LIMIT ?4",
         )?;
         let dead_before = now.micros() - DEAD_DAYS * DAY_MICROS;
@@ -136,6 +141,11 @@ pub fn housekeep(conn: &Connection, now: Timestamp, limit: usize) -> Result<bool
         "DELETE FROM recording WHERE recording IN (
              SELECT recording FROM recording WHERE call IS NULL AND found_at < ?1 LIMIT ?2)",
         &[now.micros() - RECORDING_DAYS * DAY_MICROS, limit],
+    )?;
+    delete(
+        "DELETE FROM recording WHERE recording IN (
+             SELECT recording FROM recording WHERE call IS NULL ORDER BY recording DESC LIMIT ?2 OFFSET ?1)",
+        &[RECORDINGS_WAITING_MAX, limit],
     )?;
     delete("DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?1", &[QUARANTINE_MAX])?;
     Ok(more || merged.len() >= usize::try_from(limit).unwrap_or(usize::MAX))

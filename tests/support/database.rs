@@ -50,6 +50,16 @@ impl TestDatabase {
         Self { place, connection: Connection::Sqlite(connection), _directory: Some(directory) }
     }
 
+    pub fn pg(&mut self) -> &mut PgConnection {
+        let Connection::Postgres(connection) = &mut self.connection else { panic!("not PostgreSQL") };
+        connection
+    }
+
+    pub fn my(&mut self) -> &mut MySqlConnection {
+        let Connection::MySql(connection) = &mut self.connection else { panic!("not MySQL") };
+        connection
+    }
+
     /// A new database of a kind; `None`: there is no such server here, and that was said.
     pub async fn new(kind: DatabaseKind) -> Option<Self> {
         match kind {

@@ -1,8 +1,8 @@
 //! Finds recording files and keeps them for the calls they belong to. Settling builds them in; nothing here touches a call.
 //!
 //! A file with an id in its name is kept by that id at once, whether its call is known yet or not. One without is kept when
-//! exactly one call fits it by the recordings table, by the name in its record, or by numbers and time; it is asked again a
-//! few times, since its call may not be over, and left alone then.
+//! exactly one call fits it by the recordings table, by the name in its record, or by numbers and time; it is asked again
+//! until it is too old, since its call may not be over.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::correlate::{Zone, ids};
 use crate::metrics;
 use crate::ship::Clock;
 use crate::ship::recordings::OpenFile;
-use crate::source::recordings::{Began, Folder, Hints, Index, Limits, Place, Stat, Watch, hints};
+use crate::source::recordings::{Began, Folder, Hints, Index, Limits, Place, Stat, Unreadable, Watch, hints};
 use crate::store::{Result, Store, meta, recordings};
 
 mod matching; // which call a file without id belongs to
@@ -31,12 +31,14 @@ const SCAN_SHARE: u32 = 20;
 const MISSED_SHARE: u32 = 5;
 /// Files kept in one transaction.
 const KEPT_AT_ONCE: usize = 500;
-/// When a file whose call was not found is matched again, seconds after the time before.
+/// When a file whose call was not found is matched again, seconds after the time before; the last step goes on until the
+/// file is too old, since the PBX's database may be away for long.
 const AGAIN_S: [i64; 4] = [5, 30, 300, 3_600];
 /// Files to be matched again, at most.
 const AGAIN_MAX: usize = 10_000;
 
 /// A complete file whose call is not known.
+#[derive(Clone)]
 struct Waiting {
     place: Place,
     stat: Stat,
@@ -62,6 +64,10 @@ pub struct Finder {
     waiting: VecDeque<Waiting>,
     /// Roots that could not be read, as told last.
     missing: Vec<String>,
+    /// Folders below them that could not be, as told last.
+    unreadable: Option<PathBuf>,
+    /// That the system does not tell of every change was said.
+    trouble_told: bool,
 }
 
 /// Runs until `stop`.
@@ -103,7 +109,18 @@ impl Finder {
             checks: config.checks,
         });
         let (roots, waiting, missing) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self { store, config, index, roots, watch: None, scanned: None, waiting, missing }
+        Self {
+            store,
+            config,
+            index,
+            roots,
+            watch: None,
+            scanned: None,
+            waiting,
+            missing,
+            unreadable: None,
+            trouble_told: false,
+        }
     }
 
     /// One look, to be taken once a check interval. How many files were kept.
@@ -125,16 +142,35 @@ impl Finder {
         let mut kept = 0;
         for complete in self.index.check(Place::stat).chunks(KEPT_AT_ONCE) {
             let files = complete.iter().map(|(place, stat)| Waiting::new(place.clone(), *stat)).collect();
+            // those that cannot be kept now are not noted: a later scan finds them again
             kept += self.keep(files, now)?;
             for (place, stat) in complete {
                 self.index.noted(place, stat.size);
             }
         }
-        let (due, later) = std::mem::take(&mut self.waiting).into_iter().partition(|one| one.due <= now);
+        let (due, later): (VecDeque<_>, _) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|one| one.due <= now);
         self.waiting = later;
-        // what changed or is gone is seen to by the index
-        let due: Vec<Waiting> = Vec::from(due).into_iter().filter(|one| one.place.stat() == Some(one.stat)).collect();
-        kept += self.keep(due, now)?;
+        let mut due = due.into_iter();
+        loop {
+            let some: Vec<Waiting> = due.by_ref().take(KEPT_AT_ONCE).collect();
+            if some.is_empty() {
+                break;
+            }
+            // what changed or is gone is seen to by the index
+            let same: Vec<Waiting> = some.into_iter().filter(|one| one.place.stat() == Some(one.stat)).collect();
+            match self.keep(same.clone(), now) {
+                Ok(n) => kept += n,
+                Err(e) => {
+                    // they are noted, so that nobody would find them again
+                    let here = |w: &Waiting| same.iter().any(|one| one.place == w.place);
+                    self.waiting.retain(|w| !here(w));
+                    self.waiting.extend(same);
+                    self.waiting.extend(due);
+                    return Err(e);
+                }
+            }
+        }
         Ok(kept)
     }
 
@@ -146,14 +182,22 @@ impl Finder {
     }
 
     fn wait(&mut self, mut one: Waiting, now: Timestamp) {
-        match AGAIN_S.get(one.tries) {
-            Some(seconds) if self.waiting.len() < AGAIN_MAX => {
-                one.due = now.plus_micros(seconds * 1_000_000);
-                one.tries += 1;
-                self.waiting.push_back(one);
-            }
-            _ => metrics::RECORDINGS_UNMATCHED.inc(),
+        if one.tries == AGAIN_S.len() {
+            metrics::RECORDINGS_UNMATCHED.inc();
         }
+        let written = Timestamp::from_micros(i64::try_from(one.stat.modified / 1_000).unwrap_or_default());
+        let age = now.micros().saturating_sub(written.micros());
+        let too_old = u128::try_from(age).is_ok_and(|age| age > self.config.max_age.as_micros());
+        if one.tries >= AGAIN_S.len() && too_old || self.waiting.len() >= AGAIN_MAX {
+            if one.tries < AGAIN_S.len() {
+                metrics::RECORDINGS_UNMATCHED.inc();
+            }
+            return;
+        }
+        let step = AGAIN_S.get(one.tries).or(AGAIN_S.last()).copied().unwrap_or_default();
+        one.due = now.plus_micros(step * 1_000_000);
+        one.tries += 1;
+        self.waiting.push_back(one);
     }
 
     fn scan(&mut self, now: i128) {
@@ -185,16 +229,37 @@ impl Finder {
             self.watch = Some(Watch::new(&roots));
             self.roots = roots;
         }
+        let trouble = self.watch.as_ref().and_then(Watch::trouble).filter(|_| !self.trouble_told);
+        if let Some(why) = trouble {
+            self.trouble_told = true;
+            tracing::warn!(
+                "the system does not tell of every change below RECORDING_PATHS: {why}. New recordings are found all the \
+                 same, by scans every ten seconds or more"
+            );
+        }
         let limits = self.index.limits().clone();
+        let mut unreadable = None;
         for root in &self.roots {
             let index = &mut self.index;
             let walked = root.walk(&|below| limits.enters(below, now), &mut |place, stat| index.saw(place, stat, now));
             match walked {
-                Ok(0) => {}
-                Ok(n) => tracing::debug!(root = %root.path.display(), "{n} folders cannot be read"),
-                Err(e) => tracing::debug!(root = %root.path.display(), "cannot be read: {e}"),
+                Ok(Unreadable { folders, first: Some(first) }) => {
+                    unreadable.get_or_insert((folders, root.path.join(first)));
+                }
+                Ok(_) => {}
+                Err(_) => {
+                    unreadable.get_or_insert((1, root.path.clone()));
+                }
             }
         }
+        if let Some((folders, first)) = unreadable.as_ref().filter(|(_, first)| self.unreadable.as_ref() != Some(first))
+        {
+            tracing::warn!(
+                "{folders} folders of recordings cannot be read, among them {}: let this user read them",
+                first.display()
+            );
+        }
+        self.unreadable = unreadable.map(|(_, first)| first);
         self.scanned = Some((Instant::now(), began.elapsed()));
         metrics::RECORDING_FILES_PENDING.set(i64::try_from(self.index.pending()).unwrap_or(i64::MAX));
     }
@@ -251,18 +316,25 @@ impl Finder {
         let hints = hints(&found.file);
         let written = Timestamp::from_micros(i64::try_from(stat.modified / 1_000).unwrap_or_default());
         let (file, path) = (found.file.clone(), found.path.clone().unwrap_or_default());
-        self.store.read_blocking(move |conn| {
+        let of_name = hints.clone();
+        let looked_up = self.store.read_blocking(move |conn| {
             if let Some(owner) = recordings::named(conn, &file, &path)? {
-                return Ok(Some((owner, None, "table")));
+                return Ok(Err(owner));
             }
             let zones = meta::zones(conn)?;
-            let began = began(&hints, zones.last());
-            let Some(documents) = recordings::around(conn, began.unwrap_or(written))? else { return Ok(None) };
-            let calls: Vec<Candidate> =
-                documents.iter().filter_map(|d| serde_json::from_str::<Call>(d).ok()).map(Candidate::of).collect();
-            let picked = pick(&file, &hints, began.is_some(), &calls);
-            Ok(picked.map(|(call, how)| (call.linkedid.clone(), began, how)))
-        })
+            let began = began(&of_name, zones.last());
+            Ok(Ok((began, recordings::around(conn, began.unwrap_or(written))?)))
+        })?;
+        let (began, documents) = match looked_up {
+            Err(owner) => return Ok(Some((owner, None, "table"))),
+            Ok((_, None)) => return Ok(None),
+            Ok((began, Some(documents))) => (began, documents),
+        };
+        // the connection is not held while they are read
+        let calls: Vec<Candidate> =
+            documents.iter().filter_map(|d| serde_json::from_str::<Call>(d).ok()).map(Candidate::of).collect();
+        let picked = pick(&found.file, &hints, began.is_some(), &calls);
+        Ok(picked.map(|(call, how)| (call.linkedid.clone(), began, how)))
     }
 }
 

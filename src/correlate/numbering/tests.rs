@@ -197,3 +197,49 @@ fn the_built_in_plans_agree_with_themselves() {
         assert!(!prefix.is_empty() || (bare_min, bare_max) == (min, max), "+{code}");
     }
 }
+
+#[test]
+fn a_foreign_caller_without_a_plus_is_one_where_nobody_else_can_be_meant() {
+    let table: &[(&str, &str, Option<&str>)] = &[
+        ("1", "442079460000", Some("+442079460000")),
+        ("1", "919876543210", Some("+919876543210")),
+        ("1", "33123456789", Some("+33123456789")),
+        ("1", "420224000100", Some("+420224000100")),
+        // as before
+        ("1", "12125550123", Some("+12125550123")),
+        ("1", "2125550123", Some("+12125550123")),
+        ("1", "011442079460000", Some("+442079460000")),
+        // ten digits could be a number of the own country with a digit gone wrong
+        ("1", "4521234567", None),
+        // no such length, beginning or code
+        ("1", "44207946000000", None),
+        ("1", "440207946000", None),
+        ("1", "19995550123456", None),
+        ("1", "21012345678", None),
+        ("1", "99912345678", None),
+        ("1", "*44207946000", None),
+        ("44", "12125550123", Some("+12125550123")),
+        ("44", "12121550123", None),
+        ("44", "447700900123", Some("+447700900123")),
+        ("44", "07700900123", Some("+447700900123")),
+        ("44", "4915112345678", Some("+4915112345678")),
+        ("420", "421905123456", Some("+421905123456")),
+        ("420", "12125550123", Some("+12125550123")),
+        ("420", "4930123456", None),
+        ("49", "12125550123", Some("+12125550123")),
+        ("49", "442079460000", Some("+442079460000")),
+        ("49", "41446681800", Some("+41446681800")),
+        ("49", "30123456", None),
+        ("39", "442079460000", Some("+442079460000")),
+        ("7", "84951234567", Some("+74951234567")),
+        ("91", "14155550123", Some("+14155550123")),
+    ];
+    for (code, number, expected) in table {
+        assert_eq!(of(code, &[]).from_line(number).as_deref(), *expected, "{number} in +{code}");
+        // dialled, or sent to a trunk, it may have a prefix in front that nobody told of
+        let plain = of(code, &[]).plain(number);
+        assert!(plain.is_none() || plain.as_deref() == *expected, "{number} in +{code}");
+    }
+    assert_eq!(Numbering::default().from_line("442079460000"), None);
+    assert_eq!(Numbering { off: true, ..of("1", &[]) }.from_line("442079460000"), None);
+}

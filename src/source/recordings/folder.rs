@@ -68,47 +68,68 @@ impl Folder {
     }
 
     /// Calls `visit` for every regular file below, without opening it. `enter` says which folders are looked into, by
-    /// their names from the root on. Folders that cannot be read are left out; how many is returned.
-    pub fn walk(&self, enter: &dyn Fn(&Path) -> bool, visit: &mut dyn FnMut(Place, Stat)) -> io::Result<usize> {
-        let mut unreadable = 0;
-        let mut open_dirs = vec![(self.open()?, PathBuf::new())];
-        while let Some((dir, below)) = open_dirs.pop() {
-            let Ok(entries) = Dir::read_from(&dir) else {
-                unreadable += 1;
-                continue;
-            };
-            for entry in entries {
-                let Ok(entry) = entry else {
-                    unreadable += 1;
-                    break;
-                };
-                let name = entry.file_name();
-                if matches!(name.to_bytes(), b"." | b"..") {
+    /// their names from the root on. Of the folders on one path at most are open, whatever there is. Folders that cannot
+    /// be read are left out; how many is returned, and one of them.
+    pub fn walk(&self, enter: &dyn Fn(&Path) -> bool, visit: &mut dyn FnMut(Place, Stat)) -> io::Result<Unreadable> {
+        let mut unreadable = Unreadable::default();
+        let mut open_dirs = vec![(Dir::new(self.open()?)?, PathBuf::new())];
+        while let Some((dir, below)) = open_dirs.last_mut() {
+            let entry = match dir.read() {
+                Some(Ok(entry)) => entry,
+                Some(Err(_)) => {
+                    unreadable.add(below);
+                    open_dirs.pop();
                     continue;
                 }
-                let path = below.join(Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())));
-                let kind = match entry.file_type() {
-                    FileType::Unknown => statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                        .map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode)),
-                    known => known,
-                };
-                match kind {
-                    FileType::Directory if path.components().count() <= DEPTH_MAX && enter(&path) => {
-                        match folder_in(&dir, name) {
-                            Ok(inner) => open_dirs.push((inner, path)),
-                            Err(_) => unreadable += 1,
-                        }
-                    }
-                    FileType::RegularFile => {
-                        if let Some(stat) = stat_in(&dir, name) {
-                            visit(Place { root: self.path.clone(), below: path }, stat);
-                        }
-                    }
-                    _ => {}
+                None => {
+                    open_dirs.pop();
+                    continue;
                 }
+            };
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let Ok(fd) = dir.fd() else { continue };
+            let path = below.join(Path::new(std::ffi::OsStr::from_bytes(name.to_bytes())));
+            let kind = match entry.file_type() {
+                FileType::Unknown => statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map_or(FileType::Unknown, |s| FileType::from_raw_mode(s.st_mode)),
+                known => known,
+            };
+            match kind {
+                FileType::Directory if path.components().count() <= DEPTH_MAX && enter(&path) => {
+                    match folder_in(fd, name).and_then(|inner| Ok(Dir::new(inner)?)) {
+                        Ok(inner) => open_dirs.push((inner, path)),
+                        // it has just been removed
+                        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                        Err(_) => unreadable.add(&path),
+                    }
+                }
+                FileType::RegularFile => {
+                    if let Some(stat) = stat_in(fd, name) {
+                        visit(Place { root: self.path.clone(), below: path }, stat);
+                    }
+                }
+                _ => {}
             }
         }
         Ok(unreadable)
+    }
+}
+
+/// Folders that could not be looked into.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    pub folders: usize,
+    /// The first of them, from the root on.
+    pub first: Option<PathBuf>,
+}
+
+impl Unreadable {
+    fn add(&mut self, below: &Path) {
+        self.folders += 1;
+        self.first.get_or_insert_with(|| below.to_owned());
     }
 }
 
@@ -127,12 +148,12 @@ fn parent(place: &Place) -> io::Result<(OwnedFd, CString)> {
     Ok((dir, file))
 }
 
-fn folder_in(dir: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+fn folder_in(dir: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(dir.as_fd(), name, flags, Mode::empty())?)
+    Ok(openat(dir, name, flags, Mode::empty())?)
 }
 
-fn stat_in(dir: &OwnedFd, name: &CStr) -> Option<Stat> {
+fn stat_in(dir: impl AsFd, name: &CStr) -> Option<Stat> {
     let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
     (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then(|| Stat {
         size: u64::try_from(stat.st_size).unwrap_or_default(),
@@ -195,11 +216,50 @@ mod tests {
             assert!(Place { root: root.path.clone(), below: bad.into() }.open().is_err(), "{bad}");
         }
         assert_eq!(Place::of(&outside.path().join("secret.wav"), &roots), None);
+        // a pipe, a socket, a device: not listed, not opened, and nobody waits for a writer
+        let pipe = dir.path().join("real/pipe.wav");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::from_raw_mode(0o600)).unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(dir.path().join("real/socket.wav")).unwrap();
+        for below in ["pipe.wav", "socket.wav"] {
+            let place = Place { root: root.path.clone(), below: below.into() };
+            assert!(place.open().is_err() && place.stat().is_none(), "{below}");
+        }
+        let mut seen_again = 0;
+        root.walk(&|_| true, &mut |_, _| seen_again += 1).unwrap();
+        assert_eq!(seen_again, 1);
+        drop(socket);
         assert_eq!(Place::of(Path::new("/etc/passwd"), &roots), None);
         // a folder exchanged for a link after it was found
         fs::remove_dir_all(dir.path().join("real/2026")).unwrap();
         symlink(outside.path(), dir.path().join("real/2026")).unwrap();
         fs::write(outside.path().join("in.wav"), "secret").unwrap();
         assert!(seen[0].open().is_err() && seen[0].stat().is_none());
+    }
+
+    #[test]
+    fn thousands_of_folders_take_no_more_file_descriptors_than_one_path() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..3_000 {
+            fs::create_dir(dir.path().join(n.to_string())).unwrap();
+        }
+        let mut deep = dir.path().join("deep");
+        for _ in 0..DEPTH_MAX + 3 {
+            deep.push("er");
+            fs::create_dir_all(&deep).unwrap();
+            fs::write(deep.join("a.wav"), "a").unwrap();
+        }
+        let open_now = || fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = open_now();
+        let (mut seen, mut most) = (0, 0);
+        let root = Folder::resolve(dir.path()).unwrap();
+        let unreadable = root
+            .walk(&|_| true, &mut |_, _| {
+                seen += 1;
+                most = most.max(open_now());
+            })
+            .unwrap();
+        assert_eq!((unreadable.folders, seen), (0, DEPTH_MAX - 1));
+        // other tests run beside this one
+        assert!(most < before + 500, "{most} open, {before} before");
     }
 }

@@ -11,8 +11,8 @@ use super::{Place, Stat};
 
 /// Files watched until they are complete; more are taken up by later scans.
 const PENDING_MAX: usize = 20_000;
-/// Files known to be complete.
-const DONE_MAX: usize = 100_000;
+/// Files known to be complete: some 25 MB, when there are so many in folders that are young enough.
+const DONE_MAX: usize = 400_000;
 /// A dated folder holds files written so long after its day at most.
 const FOLDER_SLACK_DAYS: i64 = 2;
 

@@ -6,7 +6,7 @@ mod index; // which files are complete
 mod name; // what a file name tells
 mod watch; // changes as hints
 
-pub use folder::{Folder, Place, Stat};
+pub use folder::{Folder, Place, Stat, Unreadable};
 pub use index::{Index, Limits};
 pub use name::{Began, Hints, hints, same_number};
 pub use watch::Watch;

@@ -2,11 +2,11 @@
 //! (network file systems, too many folders to watch) scans find everything all the same.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::{Config, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Config, ErrorKind, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::Folder;
 
@@ -18,6 +18,8 @@ pub struct Watch {
     _watcher: Option<RecommendedWatcher>,
     hints: Receiver<PathBuf>,
     overflow: Arc<AtomicBool>,
+    /// Why not everything is told, once.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl Watch {
@@ -25,7 +27,8 @@ impl Watch {
     pub fn new(roots: &[Folder]) -> Self {
         let (tell, hints) = mpsc::sync_channel(HINTS_MAX);
         let overflow = Arc::new(AtomicBool::new(false));
-        let lost = Arc::clone(&overflow);
+        let trouble = Arc::new(Mutex::new(None));
+        let (lost, limit) = (Arc::clone(&overflow), Arc::clone(&trouble));
         let handler = move |event: notify::Result<notify::Event>| match event {
             Ok(event) if matches!(event.kind, EventKind::Access(_) | EventKind::Remove(_)) => {}
             Ok(event) => {
@@ -34,27 +37,33 @@ impl Watch {
                     lost.store(true, Ordering::Relaxed);
                 }
             }
-            Err(_) => lost.store(true, Ordering::Relaxed),
+            Err(e) => {
+                put(&limit, &e);
+                lost.store(true, Ordering::Relaxed);
+            }
         };
         let watcher = RecommendedWatcher::new(handler, Config::default().with_follow_symlinks(false));
         let watcher = match watcher {
             Ok(mut watcher) => {
                 for root in roots {
                     if let Err(e) = watcher.watch(&root.path, RecursiveMode::Recursive) {
-                        tracing::info!(
-                            folder = %root.path.display(),
-                            "changes here are not told by the system ({e}); new recordings are found by scans"
-                        );
+                        put(&trouble, &e);
                     }
                 }
                 Some(watcher)
             }
             Err(e) => {
-                tracing::info!("the system tells no changes of folders ({e}); new recordings are found by scans");
+                put(&trouble, &e);
                 None
             }
         };
-        Self { _watcher: watcher, hints, overflow }
+        Self { _watcher: watcher, hints, overflow, trouble }
+    }
+
+    /// Why the system does not tell of everything; scans find it all the same. The first reason only, and only once.
+    pub fn trouble(&self) -> Option<String> {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.as_mut().map(std::mem::take).filter(|why| !why.is_empty())
     }
 
     /// Paths that changed since the last time. `None`: some were lost, a scan is due.
@@ -64,4 +73,15 @@ impl Watch {
         paths.dedup();
         (!self.overflow.swap(false, Ordering::Relaxed)).then_some(paths)
     }
+}
+
+/// Keeps the first reason: an empty one means that it was told.
+fn put(trouble: &Mutex<Option<String>>, e: &notify::Error) {
+    let why = match e.kind {
+        ErrorKind::MaxFilesWatch => {
+            "the limit of folders to watch is reached (raise fs.inotify.max_user_watches with sysctl)".to_owned()
+        }
+        _ => e.to_string(),
+    };
+    trouble.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
 }

@@ -240,3 +240,67 @@ fn what_is_due_is_found_by_index() {
     let text = plan("SELECT queued_at FROM delivery WHERE sink = 'a' AND state = 0 ORDER BY delivery LIMIT 1");
     assert!(text.contains("delivery_pending"), "{text}");
 }
+
+#[test]
+fn what_was_said_of_a_call_while_it_was_up_goes_when_a_sink_has_something_newer() {
+    let conn = state();
+    let tell = |revision: i64, state: &str| {
+        // a text of the call's that looks like its state
+        let body =
+            format!("{{\"id\":\"pbx:1.1\",\"state\":\"{state}\",\"userfield\":\"\\\"state\\\":\\\"in_progress\\\"\"}}");
+        let new = NewRevision { call: 1, id: "pbx:1.1", revision, body: &body, rows: None, after: None };
+        enqueue(&conn, &new, &[SINK, "other"], at(10 + revision)).expect("enqueue");
+    };
+    let left = || -> Vec<i64> {
+        let mut statement =
+            conn.prepare("SELECT revision FROM document WHERE call = 1 ORDER BY revision").expect("sql");
+        let rows = statement.query_map([], |r| r.get(0)).expect("query");
+        rows.collect::<rusqlite::Result<_>>().expect("rows")
+    };
+    tell(1, "in_progress");
+    let first = take(&conn, "pbx:1.1/1", None);
+    tell(2, "in_progress");
+    tell(3, "in_progress");
+    // the first is in flight at one sink; at the other only the last waits
+    assert_eq!(left(), [1, 2, 3]);
+    end(&conn, first, Outcome::Delivered);
+    assert_eq!(left(), [1, 2, 3], "nothing newer was delivered yet");
+    let third = take(&conn, "pbx:1.1/3", None);
+    tell(4, "completed");
+    end(&conn, third, Outcome::Delivered);
+    // the third waits at nobody: the other sink waits for the fourth
+    assert_eq!(left(), [3, 4]);
+    let fourth = take(&conn, "pbx:1.1/4", None);
+    tell(5, "completed");
+    end(&conn, fourth, Outcome::Delivered);
+    assert_eq!(left(), [4, 5]);
+    let fifth = take(&conn, "pbx:1.1/5", None);
+    end(&conn, fifth, Outcome::Delivered);
+    assert_eq!(left(), [4, 5], "what was said of its end stays");
+    let deliveries: i64 = conn.query_row("SELECT count(*) FROM delivery", [], |r| r.get(0)).expect("count");
+    assert_eq!(deliveries, 4);
+}
+
+#[test]
+fn what_another_sink_refused_or_still_waits_for_stays() {
+    for outcome in [None, Some(dead())] {
+        let conn = state();
+        let tell = |revision: i64, state: &str| {
+            let body = format!("{{\"state\":\"{state}\"}}");
+            let new = NewRevision { call: 1, id: "pbx:1.1", revision, body: &body, rows: None, after: None };
+            enqueue(&conn, &new, &[SINK, "other"], at(10 + revision)).expect("enqueue");
+        };
+        tell(1, "in_progress");
+        let other = due(&conn, "other", at(1_000_000), ALL).expect("due")[0].delivery;
+        let one = Claim { delivery: other, body: None, batch: None };
+        assert_eq!(claim(&conn, &[vec![one]]).expect("claim"), [true]);
+        if let Some(outcome) = &outcome {
+            end(&conn, other, outcome.clone());
+        }
+        tell(2, "completed");
+        let second = take(&conn, "pbx:1.1/2", None);
+        end(&conn, second, Outcome::Delivered);
+        let left: i64 = conn.query_row("SELECT count(*) FROM document", [], |r| r.get(0)).expect("count");
+        assert_eq!(left, 2, "{outcome:?}");
+    }
+}

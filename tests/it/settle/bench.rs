@@ -81,7 +81,11 @@ impl Bench {
         let Self { settler, store, dir, setup, now } = self;
         drop(settler);
         drop(store);
-        let store = Store::open(dir.path()).expect("the state");
+        // another test's process that is just being started holds what was open here for a moment
+        let opened = (0..500).find_map(|_| {
+            Store::open(dir.path()).inspect_err(|_| std::thread::sleep(std::time::Duration::from_millis(10))).ok()
+        });
+        let store = opened.expect("the state");
         let settler = Settler::new(store.clone(), setup.clone()).expect("a settler");
         Self { settler, store, dir, setup, now }
     }

@@ -22,7 +22,7 @@ fn told(changes: bool, every: Option<i64>) -> Setup {
     setup
 }
 
-fn progressive() -> Setup {
+pub fn progressive() -> Setup {
     told(true, None)
 }
 

@@ -4,5 +4,6 @@ mod conformance;
 mod dispatch;
 mod faults;
 mod receiver_example;
+mod receiver_sql;
 mod sipstack_format;
 pub mod support;
