@@ -188,7 +188,7 @@ pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, stage
             source: &frame.source,
             content: &built.content,
         };
-        Some(serde_json::to_string(&call).map_err(|e| StoreError::Content(e.to_string()))?)
+        Some(without_nul(serde_json::to_string(&call).map_err(|e| StoreError::Content(e.to_string()))?))
     } else {
         None
     };
@@ -233,6 +233,27 @@ struct DocumentRef<'a> {
     source: &'a SourceInfo,
     #[serde(flatten)]
     content: &'a Content,
+}
+
+/// Takes the escape of U+0000 out of JSON: it means nothing in a name or a path, and databases refuse documents with it.
+fn without_nul(json: String) -> String {
+    const NUL: &str = "\\u0000";
+    if !json.contains(NUL) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len());
+    let mut rest = json.as_str();
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let escape = &rest[at..];
+        // a backslash that is written itself may stand before what only looks like the escape
+        let (kept, len) =
+            if escape.starts_with(NUL) { ("", NUL.len()) } else { (escape.get(..2).unwrap_or(escape), 2) };
+        out.push_str(kept);
+        rest = escape.get(len..).unwrap_or_default();
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Every id that receivers know and that this call takes the place of, oldest first.
@@ -326,4 +347,18 @@ pub fn with_own_linkedid(rows: Vec<HeldRow>, marks: &MarkBook) -> Vec<HeldRow> {
             HeldRow { generation: held.generation, row }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_document_has_a_nul_and_nothing_else_is_changed() {
+        for text in ["\0", "a\0b\0", "\\u0000", "\\\0", "\\\\u0000\0\"\n\u{1}é\u{1F40E}", "plain", "", "\\"] {
+            let json = without_nul(serde_json::to_string(&[text]).expect("JSON"));
+            let read: Vec<String> = serde_json::from_str(&json).expect("JSON");
+            assert_eq!(read, [text.replace('\0', "")], "{json}");
+        }
+    }
 }

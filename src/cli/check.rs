@@ -12,7 +12,8 @@ use crate::finding::{Finding, Level};
 use crate::observe;
 use crate::printable::clean_lines;
 use crate::ship;
-use crate::source::{self, recordings::Folder};
+use crate::source;
+use crate::source::recordings::{Folder, Place};
 use crate::store::{self, StoreError};
 
 #[derive(clap::Args, Debug)]
@@ -60,6 +61,9 @@ async fn find(config: &Config) -> Vec<Finding> {
     findings.extend(source::check(&config.source).await);
     findings.extend(config.recordings.files.iter().flat_map(|files| files.roots.iter().map(|root| recordings(root))));
     findings.extend(sinks(&config.sinks).await);
+    if let Some(upload) = &config.recordings.upload {
+        findings.extend(ship::recordings::check(upload).await);
+    }
     findings.extend(state(&config.state, &config.source.id));
     let running = store::agent_runs(&config.state.dir);
     findings.extend(monitoring(config, running).await);
@@ -77,16 +81,33 @@ fn settings_findings(names: impl Iterator<Item = String>) -> Vec<Finding> {
         .collect()
 }
 
-/// A folder of recordings can be read.
+/// A folder of recordings can be read, with what is below it and its newest file.
 fn recordings(root: &Path) -> Finding {
+    const REMEDY: &str =
+        "check RECORDING_PATHS, and that this user may read it (in a container: mount it under the same path)";
     let shown = root.display();
-    match Folder::resolve(root).and_then(|folder| fs::read_dir(folder.path).map(|_| ())) {
-        Ok(()) => Finding::ok("recordings", format!("{shown} can be read")),
-        Err(e) => Finding::warning(
-            "recordings",
-            format!("{shown} cannot be read: {e}"),
-            "check RECORDING_PATHS, and that this user may read it (in a container: mount it under the same path)",
-        ),
+    let mut newest: Option<(Place, i128)> = None;
+    let walked = Folder::resolve(root).and_then(|folder| {
+        folder.walk(&|_| true, &mut |place, stat| {
+            if newest.as_ref().is_none_or(|(_, modified)| stat.modified > *modified) {
+                newest = Some((place, stat.modified));
+            }
+        })
+    });
+    let unreadable = match walked {
+        Ok(unreadable) => unreadable,
+        Err(e) => return Finding::warning("recordings", format!("{shown} cannot be read: {e}"), REMEDY),
+    };
+    if let Some(first) = unreadable.first {
+        let (n, first) = (unreadable.folders, first.display());
+        return Finding::warning("recordings", format!("{n} folders below {shown} cannot be read: {first}"), REMEDY);
+    }
+    match newest.map(|(place, _)| (place.path(), place.open())) {
+        None => Finding::ok("recordings", format!("{shown} can be read; there is no file in it")),
+        Some((_, Ok(_))) => Finding::ok("recordings", format!("{shown} can be read, and so can its newest file")),
+        Some((path, Err(e))) => {
+            Finding::warning("recordings", format!("{} cannot be read: {e}", path.display()), REMEDY)
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use super::http::{Endpoint, Target, key_header};
 use super::{Answer, Clock, policy};
 use crate::call::{Call, Timestamp};
 use crate::config::{ConfigError, DeliveryConfig, UploadConfig};
+use crate::finding::Finding;
 use crate::metrics;
 use crate::store::outbox::{self, Outcome};
 use crate::store::uploads::{self, Upload};
@@ -110,15 +111,7 @@ impl Uploader {
         open: OpenFile,
         clock: Clock,
     ) -> std::result::Result<Self, ConfigError> {
-        let endpoint = Endpoint::new(&Target {
-            url_variable: "RECORDING_UPLOAD_URL",
-            url: &config.url,
-            token_variable: "API_KEY",
-            token: Some(&config.api_key),
-            timeout: config.timeout,
-            allow_http: config.allow_http,
-            concurrency: config.concurrency,
-        })?;
+        let endpoint = endpoint(config)?;
         Ok(Self {
             store,
             endpoint,
@@ -397,6 +390,26 @@ impl Uploader {
             Ok(Err(e)) => Err(Unfit::NotNow(format!("the file cannot be read: {e}"))),
             Err(e) => Err(Unfit::NotNow(format!("the file cannot be opened: {e}"))),
         }
+    }
+}
+
+fn endpoint(config: &UploadConfig) -> std::result::Result<Endpoint, ConfigError> {
+    Endpoint::new(&Target {
+        url_variable: "RECORDING_UPLOAD_URL",
+        url: &config.url,
+        token_variable: "API_KEY",
+        token: Some(&config.api_key),
+        timeout: config.timeout,
+        allow_http: config.allow_http,
+        concurrency: config.concurrency,
+    })
+}
+
+/// Whether the API can be reached, without sending anything.
+pub async fn check(config: &UploadConfig) -> Vec<Finding> {
+    match endpoint(config) {
+        Ok(endpoint) => endpoint.check(NAME, "RECORDING_UPLOAD_URL", "API_KEY").await,
+        Err(e) => vec![Finding::problem(NAME, e.to_string(), format!("change {}", e.variable))],
     }
 }
 

@@ -489,6 +489,8 @@ fn without_watches_recordings_are_found_by_scans_and_that_is_said_once() {
     for n in 0..20 {
         fs::create_dir_all(folder.join(n.to_string())).unwrap();
     }
+    let check = program.run(&["check"]);
+    assert!(check.out.contains("can be read; there is no file in it"), "{}", check.out);
     let plain = program.command(&["run"]);
     let mut command = std::process::Command::new("unshare");
     let limited = "echo 2 > /proc/sys/user/max_inotify_watches; exec \"$0\" \"$@\"";
