@@ -1,5 +1,5 @@
-//! What a captured scenario is known to have been, and how far a call document says so. The comparison is that of the
-//! captures' own scorer: a plain value is equal, `{"any": […]}` one of, `{"t": time, "tol": s}` a moment,
+//! The captured rows of a real Asterisk as its backends wrote them, what each scenario is known to have been, and how far a
+//! call document says so. The comparison is that of the captures' own scorer: a plain value is equal, `{"any": […]}` one of, `{"t": time, "tol": s}` a moment,
 //! `{"s": seconds, "tol": s}` a duration (null counts as 0).
 
 use std::path::{Path, PathBuf};
@@ -20,6 +20,35 @@ pub struct Capture {
     pub dir: PathBuf,
     /// Expected fields of each call.
     pub calls: Vec<Map<String, Value>>,
+}
+
+/// Rows of a CSV file: names of the columns, and text.
+pub struct Sheet {
+    pub header: Vec<String>,
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Capture {
+    /// A file with a header line; `None`: the run has no such file.
+    pub fn sheet(&self, file: &str) -> Option<Sheet> {
+        let mut rows = records(&self.dir.join(file))?;
+        let header = if rows.is_empty() { Vec::new() } else { rows.remove(0) };
+        Some(Sheet { header, rows })
+    }
+
+    /// A file without one.
+    pub fn headerless(&self, file: &str, header: &[&str]) -> Option<Sheet> {
+        let header = header.iter().map(|&name| name.to_owned()).collect();
+        records(&self.dir.join(file)).map(|rows| Sheet { header, rows })
+    }
+}
+
+fn records(path: &Path) -> Option<Vec<Vec<String>>> {
+    if !path.exists() {
+        return None;
+    }
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_path(path).expect("a CSV file");
+    Some(reader.records().map(|r| r.expect("a record").iter().map(str::to_owned).collect()).collect())
 }
 
 /// Every capture, by name.

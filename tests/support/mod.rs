@@ -6,9 +6,11 @@
 pub mod ami;
 pub mod captures;
 pub mod database;
+pub mod deployments;
 pub mod expected;
 pub mod mariadb;
 pub mod memory;
 pub mod pbx;
 pub mod postgres;
+pub mod private;
 pub mod server;

@@ -29,6 +29,7 @@ pub mod audit;
 pub mod backend;
 pub mod check;
 pub mod cursor;
+mod driver;
 pub mod engine;
 mod gaps;
 pub mod lanes;

@@ -8,10 +8,8 @@ use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgRow, PgSslMode, PgValueRef};
 use sqlx::{AssertSqlSafe, ConnectOptions, Decode, Executor, PgConnection, Row, TypeInfo, ValueRef};
 
-use super::backend::{
-    Backend, Cell, ColumnInfo, Description, IndexInfo, Param, Rows, TableName, is_certificate_error, server,
-    try_ca_file, where_settings,
-};
+use super::backend::{Backend, Cell, ColumnInfo, Description, IndexInfo, Param, Rows, TableName, server};
+use super::driver;
 use super::engine::Engine;
 use crate::config::{DatabaseConfig, TlsMode};
 use crate::source::SourceError;
@@ -58,7 +56,7 @@ impl PostgresBackend {
     }
 
     async fn open(&self) -> Result<PgConnection, SourceError> {
-        try_ca_file(&self.config)?;
+        driver::try_ca_file(&self.config)?;
         let work = async {
             let mut connection = self.options().connect().await?;
             // not as start-up options, which connection poolers refuse
@@ -68,25 +66,8 @@ impl PostgresBackend {
         match tokio::time::timeout(self.config.timeout, work).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(e)) => Err(self.error(&e, None)),
-            Err(_) => Err(self.timeout("connecting")),
+            Err(_) => Err(driver::no_answer(&self.config, "connecting")),
         }
-    }
-
-    fn timeout(&self, doing: &str) -> SourceError {
-        SourceError::Transient(format!(
-            "{doing}: no answer from the database at {} within {} s. Check DB_HOST, DB_PORT and firewalls; if the server is \
-             merely slow, raise DB_TIMEOUT",
-            server(&self.config),
-            self.config.timeout.as_secs()
-        ))
-    }
-
-    fn tls_error(&self, e: &dyn std::fmt::Display) -> SourceError {
-        SourceError::Setup(format!(
-            "no encrypted connection to the database at {}: {e}. Check DB_TLS (off, prefer, require, verify), DB_CA_FILE, \
-             and that DB_HOST is the name in the server's certificate",
-            server(&self.config)
-        ))
     }
 
     /// What an error of the driver means to an admin.
@@ -138,16 +119,7 @@ impl PostgresBackend {
                     _ => SourceError::Transient(format!("the database at {at} answered {code}: {said}")),
                 }
             }
-            sqlx::Error::Tls(e) => self.tls_error(e),
-            sqlx::Error::Io(e) if is_certificate_error(e) => self.tls_error(e),
-            sqlx::Error::Configuration(e) => SourceError::Setup(format!(
-                "the database connection cannot be set up: {e}. Check DB_TLS and DB_CA_FILE"
-            )),
-            sqlx::Error::Io(e) => SourceError::Transient(format!(
-                "cannot reach the database at {at}: {e}. Check {} and that the server runs",
-                where_settings(c)
-            )),
-            other => SourceError::Transient(format!("reading from the database at {at}: {other}")),
+            other => driver::error(c, other),
         }
     }
 
@@ -182,7 +154,7 @@ impl PostgresBackend {
                 Ok(rows)
             }
             Ok(Err(e)) => Err(self.error(&e, table)),
-            Err(_) => Err(self.timeout("reading")),
+            Err(_) => Err(driver::no_answer(&self.config, "reading")),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::support::mariadb::MariaDb;
 use crate::support::memory::Reading;
 use crate::support::pbx::Pbx;
 use crate::support::postgres::Postgres;
+use crate::support::private::PrivateServer;
 
 const SERVERS: [DatabaseKind; 2] = [DatabaseKind::MySql, DatabaseKind::PostgreSql];
 
@@ -192,27 +193,6 @@ async fn two_sqlite_files_and_one_put_in_anothers_place() {
     assert_eq!(reading.generations(Table::Cel), [0, 1]);
 }
 
-/// Rows written before a crash, during the outage and after: all arrive once, from where reading stood.
-async fn survives(mut before: Reading, kill: impl FnOnce(), restart: impl AsyncFnOnce() -> Pbx) {
-    kill();
-    let failure = before.drain().await.expect_err("the server is gone");
-    assert!(matches!(failure, SourceError::Transient(_)), "{failure}");
-    before.drain().await.expect_err("and stays so");
-    let mut pbx = restart().await;
-    for n in 100..110 {
-        let a = pbx.uniqueid(5, n);
-        pbx.cel(None, "CHAN_START", 5, &a, &a).await;
-        pbx.cdr(5, 1, &a, &a).await;
-    }
-    before.drain().await.expect("it reconnects by itself");
-    assert_eq!(before.rows(Table::Cel).len(), 20);
-    let wishes: Vec<String> = (100..110).map(|n| pbx.uniqueid(5, n)).collect();
-    let wishes = callferry::source::Wishes { cdr_of: wishes, ..Default::default() };
-    before.poll_for(&wishes).await.expect("reads");
-    assert_eq!(before.rows(Table::Cdr).len(), 20);
-    assert_eq!((before.repeated, before.generations(Table::Cel)), (0, vec![0]));
-}
-
 async fn filled(pbx: &mut Pbx) -> Reading {
     for n in 0..10 {
         let a = pbx.uniqueid(20, n);
@@ -225,40 +205,31 @@ async fn filled(pbx: &mut Pbx) -> Reading {
     reading
 }
 
+/// Rows written before a crash, during the outage and after: all arrive once, from where reading stood.
 #[tokio::test]
-async fn mariadb_is_killed_and_comes_back() {
-    let Some(server) = MariaDb::private().await else { return };
-    let mut pbx = Pbx::on(server.database().await).await;
-    let reading = filled(&mut pbx).await;
-    let (place, now_s) = (pbx.database.place.clone(), pbx.now_s);
-    survives(
-        reading,
-        || server.kill(),
-        async || {
-            server.restart().await;
-            let connection = server.connect(&place.name).await.expect("it is back");
-            Pbx { database: TestDatabase::mysql(place, connection), now_s }
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn postgresql_is_killed_and_comes_back() {
-    let Some(server) = Postgres::private().await else { return };
-    let mut pbx = Pbx::on(server.database().await).await;
-    let reading = filled(&mut pbx).await;
-    let (place, now_s) = (pbx.database.place.clone(), pbx.now_s);
-    survives(
-        reading,
-        || server.kill(),
-        async || {
-            server.restart().await;
-            let connection = server.connect(&place.name).await.expect("it is back");
-            Pbx { database: TestDatabase::postgres(place, connection), now_s }
-        },
-    )
-    .await;
+async fn a_server_is_killed_and_comes_back() {
+    for kind in SERVERS {
+        let Some(server) = PrivateServer::start(kind).await else { continue };
+        let mut pbx = Pbx::on(server.database().await).await;
+        let mut reading = filled(&mut pbx).await;
+        server.kill();
+        let failure = reading.drain().await.expect_err("the server is gone");
+        assert!(matches!(failure, SourceError::Transient(_)), "{failure}");
+        reading.drain().await.expect_err("and stays so");
+        let mut pbx = Pbx { database: server.restart(&pbx.database.place).await, now_s: pbx.now_s };
+        for n in 100..110 {
+            let a = pbx.uniqueid(5, n);
+            pbx.cel(None, "CHAN_START", 5, &a, &a).await;
+            pbx.cdr(5, 1, &a, &a).await;
+        }
+        reading.drain().await.expect("it reconnects by itself");
+        assert_eq!(reading.rows(Table::Cel).len(), 20);
+        let wishes: Vec<String> = (100..110).map(|n| pbx.uniqueid(5, n)).collect();
+        let wishes = callferry::source::Wishes { cdr_of: wishes, ..Default::default() };
+        reading.poll_for(&wishes).await.expect("reads");
+        assert_eq!(reading.rows(Table::Cdr).len(), 20);
+        assert_eq!((reading.repeated, reading.generations(Table::Cel)), (0, vec![0]));
+    }
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use callferry::source::sql::engine::TimeKind;
 use callferry::source::sql::probe::{Shape, probe};
 use callferry::source::{self, SourceError, Table};
 
-use crate::support::captures;
 use crate::support::database::{TestDatabase, Values};
+use crate::support::deployments;
+use crate::support::expected::captures;
 use crate::support::memory::Reading;
 
 async fn shape(database: &TestDatabase, table: Table, name: &str) -> Result<Shape, SourceError> {
@@ -308,16 +309,9 @@ async fn local_time_in_timestamptz_is_found_out() {
     let mut live = Reading::new(&config);
     live.drain().await.expect("reads");
     let mut written = 0;
-    for capture in captures::all() {
+    for capture in captures() {
         let Some(sheet) = capture.sheet("cdr_pg_adaptive.csv") else { continue };
-        let rows: Vec<Values<'_>> = sheet
-            .rows
-            .iter()
-            .map(|row| {
-                let cells = sheet.header.iter().zip(row).filter(|(name, _)| *name != "id");
-                cells.map(|(name, v)| (name.as_str(), (!v.is_empty()).then(|| v.clone()))).collect()
-            })
-            .collect();
+        let rows = deployments::values(&sheet, &["id"], true);
         written += rows.len();
         db.insert("cdr_adaptive", &rows).await;
     }

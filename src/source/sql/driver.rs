@@ -1,0 +1,56 @@
+//! What the two drivers of sqlx have in common: which of their errors an admin has to mend, and in which words. What the
+//! servers themselves answer is told by `mysql` and `postgres`.
+
+use super::backend::{server, where_settings};
+use crate::config::DatabaseConfig;
+use crate::source::SourceError;
+
+/// The server kept silent for `DB_TIMEOUT`.
+pub fn no_answer(config: &DatabaseConfig, doing: &str) -> SourceError {
+    SourceError::Transient(format!(
+        "{doing}: no answer from the database at {} within {} s. Check DB_HOST, DB_PORT and firewalls; if the server is \
+         merely slow, raise DB_TIMEOUT",
+        server(config),
+        config.timeout.as_secs()
+    ))
+}
+
+/// An error that is none of the server's own answers.
+pub fn error(config: &DatabaseConfig, e: &sqlx::Error) -> SourceError {
+    let at = server(config);
+    match e {
+        sqlx::Error::Tls(e) => tls_error(config, e),
+        sqlx::Error::Io(e) if is_certificate_error(e) => tls_error(config, e),
+        sqlx::Error::Configuration(e) => {
+            SourceError::Setup(format!("the database connection cannot be set up: {e}. Check DB_TLS and DB_CA_FILE"))
+        }
+        sqlx::Error::Io(e) => SourceError::Transient(format!(
+            "cannot reach the database at {at}: {e}. Check {} and that the server runs",
+            where_settings(config)
+        )),
+        other => SourceError::Transient(format!("reading from the database at {at}: {other}")),
+    }
+}
+
+fn tls_error(config: &DatabaseConfig, e: &dyn std::fmt::Display) -> SourceError {
+    SourceError::Setup(format!(
+        "no encrypted connection to the database at {}: {e}. Check DB_TLS (off, prefer, require, verify), DB_CA_FILE, \
+         and that DB_HOST is the name in the server's certificate",
+        server(config)
+    ))
+}
+
+/// A certificate that is not believed, which the drivers report as a failure of the connection.
+fn is_certificate_error(e: &std::io::Error) -> bool {
+    use rustls::Error as Tls;
+    let certificate = |e: &Tls| matches!(e, Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented);
+    e.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()).is_some_and(certificate)
+}
+
+/// `DB_CA_FILE` can be read; a driver would only say that some file is missing.
+pub fn try_ca_file(config: &DatabaseConfig) -> Result<(), SourceError> {
+    let Some(path) = &config.ca_file else { return Ok(()) };
+    std::fs::File::open(path).map(|_| ()).map_err(|e| {
+        SourceError::Setup(format!("cannot read the certificates in {}: {e}. Check DB_CA_FILE", path.display()))
+    })
+}
