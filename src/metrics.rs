@@ -132,6 +132,16 @@ pub static JOURNAL_ROWS: LazyLock<IntGauge> =
 pub static STATE_BYTES: LazyLock<IntGauge> =
     LazyLock::new(|| level("callferry_state_bytes", "Size of the state on disk"));
 
+/// 1 while reading waits: the state is over its budget, or its disk is full.
+pub static READING_STOPPED: LazyLock<IntGauge> = LazyLock::new(|| {
+    level("callferry_reading_stopped", "1 while nothing is read because the state has no room for it")
+});
+
+/// Dead letters removed before their time because the budget left nothing else.
+pub static DEAD_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+    total("callferry_dead_letters_dropped_total", "Dead letters removed early, to stay within STATE_MAX_SIZE")
+});
+
 /// Recording files kept for a call, by what they were matched: id, table, record, number.
 pub static RECORDINGS_FOUND: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counter("callferry_recordings_found_total", "Recording files kept for a call, new or changed", &["by"])

@@ -16,7 +16,7 @@ use crate::observe::Health;
 use crate::ship::Clock;
 use crate::source::supervisor::{Intake, SourceState};
 use crate::source::{Batch, Wishes};
-use crate::store::{Store, StoreError, journal};
+use crate::store::{Ballast, Store, StoreError, journal};
 
 pub(super) struct JournalIntake {
     pub(super) store: Store,
@@ -57,6 +57,12 @@ impl Intake for JournalIntake {
         async move {
             if let Some(why) = self.shared.closed() {
                 return Err(why);
+            }
+            // the room that was kept in reserve is for what is in flight
+            if self.store.ballast() == Ballast::Spent {
+                let why = "the disk of the state is full";
+                self.health.state_failed(why);
+                return Err(why.to_owned());
             }
             match self.store(batch).await {
                 Ok(arrived) => {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,8 @@ const SLOW_ROUNDS: u32 = 60;
 /// Free pages are given back when they are more than this share of the file, and never below this many bytes.
 const FREE_SHARE: u64 = 4;
 const FREE_KEPT: u64 = 32 << 20;
+/// Between two lines about the same.
+const TELL_AGAIN: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Maintenance {
     pub store: Store,
@@ -40,14 +42,23 @@ pub(super) struct Maintenance {
     pub file: OnceLock<(u64, u64)>,
 }
 
+/// What is kept from round to round.
+#[derive(Debug, Default)]
+struct Rounds {
+    count: u32,
+    sweep: Sweep,
+    /// Dead letters that gave way since that was logged last, and when that was.
+    dropped: u64,
+    told: Option<Instant>,
+}
+
 pub(super) async fn maintain(m: Maintenance) {
-    let mut sweep = Sweep::default();
-    let mut round = 0_u32;
+    let mut rounds = Rounds::default();
     loop {
-        if let Err(e) = m.round(&mut sweep, round).await {
+        if let Err(e) = m.round(&mut rounds).await {
             tracing::debug!("maintenance of the state: {e}");
         }
-        round = round.wrapping_add(1);
+        rounds.count = rounds.count.wrapping_add(1);
         tokio::select! {
             () = m.stop.cancelled() => return,
             () = tokio::time::sleep(ROUND) => {}
@@ -56,25 +67,57 @@ pub(super) async fn maintain(m: Maintenance) {
 }
 
 impl Maintenance {
-    async fn round(&self, sweep: &mut Sweep, round: u32) -> Result<()> {
-        let (used, free) = self.store.read(retention::used_and_free).await?;
+    async fn round(&self, rounds: &mut Rounds) -> Result<()> {
+        // on a full disk nothing can be tidied, and reading has to stop all the same
+        let tidied = self.tidy(rounds).await;
         metrics::STATE_BYTES.set(i64::try_from(self.store.size()).unwrap_or(i64::MAX));
+        let (used, _) = self.store.read(retention::used_and_free).await?;
+        self.mind_room(used).await;
         self.sinks_health().await?;
+        if rounds.count.is_multiple_of(6) {
+            metrics::JOURNAL_ROWS.set(self.store.read(journal::len).await?);
+        }
+        tidied
+    }
+
+    /// Lets go what is old, and what the budget has no room for.
+    async fn tidy(&self, rounds: &mut Rounds) -> Result<()> {
+        let (used, free) = self.store.read(retention::used_and_free).await?;
         let now = self.clock.now();
-        let purged = self.sweep(sweep, self.ended_before(now, used), now).await?;
-        self.mind_room(used, purged);
+        self.sweep(&mut rounds.sweep, self.ended_before(now, used), now).await?;
+        self.drop_dead(rounds).await?;
         if free > FREE_KEPT && free > (used + free) / FREE_SHARE {
             self.store.write(|conn| retention::shrink(conn, 2_000)).await?;
         }
-        if round.is_multiple_of(SLOW_ROUNDS) {
+        if rounds.count.is_multiple_of(SLOW_ROUNDS) {
             while self.store.write(move |conn| retention::housekeep(conn, now, 1_000)).await? {
                 if self.pause().await {
                     return Ok(());
                 }
             }
         }
-        if round.is_multiple_of(6) {
-            metrics::JOURNAL_ROWS.set(self.store.read(journal::len).await?);
+        Ok(())
+    }
+
+    /// The budget is used up though every delivered call was let go: dead letters give way, the oldest first, so that they
+    /// cannot keep new calls out for as long as they are kept.
+    async fn drop_dead(&self, rounds: &mut Rounds) -> Result<()> {
+        while self.store.read(retention::used_and_free).await?.0 > self.config.max_size {
+            let dropped = self.store.write(|conn| retention::drop_dead(conn, STEP)).await?;
+            if dropped == 0 || self.pause().await {
+                break;
+            }
+            let dropped = u64::try_from(dropped).unwrap_or(0);
+            metrics::DEAD_DROPPED.inc_by(dropped);
+            rounds.dropped += dropped;
+        }
+        if rounds.dropped > 0 && rounds.told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+            tracing::error!(
+                calls = rounds.dropped,
+                "the state is over STATE_MAX_SIZE: the oldest dead letters were removed to make room. Mend the receiver, \
+                 or raise the budget; `callferry backfill` ships those calls while the PBX has their rows"
+            );
+            (rounds.dropped, rounds.told) = (0, Some(Instant::now()));
         }
         Ok(())
     }
@@ -92,9 +135,8 @@ impl Maintenance {
         now.plus_micros(-kept)
     }
 
-    /// Walks once through the calls that are kept. How many were let go.
-    async fn sweep(&self, sweep: &mut Sweep, ended_before: Timestamp, now: Timestamp) -> Result<usize> {
-        let mut purged = 0;
+    /// Walks once through the calls that are kept.
+    async fn sweep(&self, sweep: &mut Sweep, ended_before: Timestamp, now: Timestamp) -> Result<()> {
         loop {
             let mut walker = *sweep;
             let (walker, step) = self
@@ -105,9 +147,8 @@ impl Maintenance {
                 })
                 .await?;
             *sweep = walker;
-            purged += step.purged;
             if step.done || self.pause().await {
-                return Ok(purged);
+                return Ok(());
             }
         }
     }
@@ -120,45 +161,77 @@ impl Maintenance {
         }
     }
 
-    /// Reading stops when the budget is used up though everything delivered was let go, when the disk runs full, and when
-    /// the state was taken away.
-    fn mind_room(&self, used: u64, purged: usize) {
+    /// Reading stops when the budget is used up though everything that may go was let go, when the disk runs full, and
+    /// when the state was taken away. It goes on with some room to spare, so that it does not stop again at once.
+    async fn mind_room(&self, used: u64) {
         let before = self.shared.closed();
-        let why = if !self.is_there() {
-            Some(format!(
-                "{} was removed or replaced while this agent works: what it knows is lost when it ends. Reading waits, \
-                 and calls that are waiting are still delivered. Then restart with START_FROM at the date from which calls \
-                 may be missing, and leave STATE_DIR alone",
-                self.store.path().display()
-            ))
-        } else if used > self.config.max_size && purged == 0 {
-            Some(format!(
-                "the state takes {} MB, more than STATE_MAX_SIZE={}; reading waits until calls were delivered",
-                used / 1_000_000,
-                self.config.max_size / 1_000_000
-            ))
-        } else {
-            match room(self.store.path().parent().unwrap_or(Path::new("."))) {
-                Ok((free, all)) if free < self.config.min_free.min(all / 20) => Some(format!(
-                    "{} MB are free on the disk of the state, less than STATE_MIN_FREE={}; reading waits",
-                    free / 1_000_000,
-                    self.config.min_free / 1_000_000
-                )),
-                _ => None,
-            }
+        let closed = before.is_some();
+        let why = match (self.removed(), self.over_budget(used, closed)) {
+            (Some(why), _) | (None, Some(why)) => Some(why),
+            (None, None) => self.short_of_room(closed).await,
         };
         match (&before, &why) {
-            (None, Some(why)) => {
-                tracing::error!("{why}");
-                self.health.state_failed(why.as_str());
-            }
+            (None, Some(why)) => tracing::error!("{why}"),
             (Some(_), None) => {
                 tracing::info!("the state can be used again; reading goes on");
                 self.health.state_ok();
             }
             _ => {}
         }
+        if let Some(why) = &why {
+            self.health.state_failed(why.as_str());
+        }
+        metrics::READING_STOPPED.set(i64::from(why.is_some()));
         self.shared.set_closed(why);
+    }
+
+    fn removed(&self) -> Option<String> {
+        if self.is_there() {
+            return None;
+        }
+        Some(format!(
+            "{} was removed or replaced while this agent works: what it knows is lost when it ends. Reading waits, and calls \
+             that are waiting are still delivered. Then restart with START_FROM at the date from which calls may be missing, \
+             and leave STATE_DIR alone",
+            self.store.path().display()
+        ))
+    }
+
+    fn over_budget(&self, used: u64, closed: bool) -> Option<String> {
+        let budget = self.config.max_size;
+        let limit = if closed { budget - budget / 20 } else { budget };
+        (used > limit).then(|| {
+            format!(
+                "the state takes {} MB, STATE_MAX_SIZE={}: reading waits until calls were delivered",
+                used / 1_000_000,
+                budget / 1_000_000
+            )
+        })
+    }
+
+    async fn short_of_room(&self, closed: bool) -> Option<String> {
+        let (store, min_free) = (self.store.clone(), self.config.min_free);
+        let looked = tokio::task::spawn_blocking(move || {
+            let dir = store.path().parent().unwrap_or(Path::new("."));
+            let (free, all) = room(dir).ok()?;
+            let floor = min_free.min(all / 20);
+            Some((free, floor, store.keep_ballast(free, floor)))
+        });
+        let (free, floor, usable) = looked.await.ok()??;
+        if !usable {
+            return Some(format!(
+                "the disk of the state is full ({} MB free): reading waits until there is room",
+                free / 1_000_000
+            ));
+        }
+        let limit = if closed { floor + floor / 4 } else { floor };
+        (free < limit).then(|| {
+            format!(
+                "{} MB are free on the disk of the state, less than STATE_MIN_FREE={} or 5 %: reading waits",
+                free / 1_000_000,
+                self.config.min_free / 1_000_000
+            )
+        })
     }
 
     /// The state's file is still the one that is open: whatever is written to a removed one is gone with this process.
@@ -189,3 +262,6 @@ fn room(dir: &Path) -> std::io::Result<(u64, u64)> {
     let disk = rustix::fs::statvfs(dir)?;
     Ok((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
 }
+
+#[cfg(test)]
+mod tests;

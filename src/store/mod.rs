@@ -3,7 +3,7 @@
 //!
 //! This module is the way in: [`Store::open`], [`Store::write`], [`Store::read`]. `open` creates, locks and migrates,
 //! `threads` runs the connections; `journal`, `ledger`, `outbox`, `meta`, `recordings`, `uploads`, `retention` and `calls` hold the statements
-//! of their tables as functions of a connection.
+//! of their tables as functions of a connection. `ballast` keeps room for a full disk.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use thiserror::Error;
 
+mod ballast;
 pub mod calls;
 mod counts;
 pub mod fold;
@@ -25,6 +26,7 @@ pub mod retention;
 mod threads;
 pub mod uploads;
 
+pub use ballast::{BALLAST, BALLAST_FILE, Ballast};
 pub use open::{agent_runs, open_read_only};
 
 use threads::{Reader, Writer};
@@ -62,6 +64,8 @@ pub enum StoreError {
          under the same ids"
     )]
     Corrupt { path: PathBuf, detail: String },
+    #[error("the disk of the state in {path} is full: make room there, then start again. Nothing is lost meanwhile")]
+    Full { path: PathBuf },
     #[error("state database: {0}")]
     Sqlite(#[from] rusqlite::Error),
     #[error("state database holds something unreadable: {0}")]
@@ -112,6 +116,7 @@ struct Inner {
     writer: Writer,
     reader: Reader,
     path: PathBuf,
+    ballast: ballast::Keeper,
     // declared after the threads: both connections are closed before the role is given back
     lock: Mutex<Option<File>>,
 }
@@ -122,13 +127,23 @@ impl Store {
         open::create_private_dir(dir)?;
         let lock = open::take_role(dir)?;
         let path = dir.join(STATE_FILE);
-        let mut conn = open::open_writer(&path)?;
-        open::migrate(&mut conn, &path)?;
-        let read = open::open_reader(&path)?;
+        let ballast = ballast::Keeper::new(dir);
+        let connect = || {
+            let mut conn = open::open_writer(&path)?;
+            open::migrate(&mut conn, &path)?;
+            Ok((conn, open::open_reader(&path)?))
+        };
+        let (conn, read) = match connect() {
+            // also the files beside the database take room
+            Err(e) if open::may_lack_room(&e) && ballast.give_up() => connect(),
+            other => other,
+        }
+        .map_err(|e| if e.is_full() { StoreError::Full { path: dir.to_owned() } } else { e })?;
         Ok(Self(Arc::new(Inner {
             writer: Writer::start(conn),
             reader: Reader::start(read),
             path,
+            ballast,
             lock: Mutex::new(Some(lock)),
         })))
     }
@@ -155,7 +170,8 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.0.writer.run(f).await
+        let done = self.0.writer.run(f).await;
+        self.0.mind_room(done)
     }
 
     /// [`Store::write`] for a thread of its own. Not to be called from async code that others wait for.
@@ -164,7 +180,19 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.0.writer.run_blocking(f)
+        let done = self.0.writer.run_blocking(f);
+        self.0.mind_room(done)
+    }
+
+    /// What room is kept in reserve on the disk. [`Ballast::Spent`]: the disk was full, and nothing may be written but
+    /// what became of what is in flight.
+    pub fn ballast(&self) -> Ballast {
+        self.0.ballast.is()
+    }
+
+    /// Keeps room in reserve (again) where `free` bytes allow it above `floor`. `true`: rows may be read.
+    pub fn keep_ballast(&self, free: u64, floor: u64) -> bool {
+        self.0.ballast.take_back(free, floor)
     }
 
     /// Runs `f` on the reading connection, in one snapshot.
@@ -193,6 +221,14 @@ impl Store {
 }
 
 impl Inner {
+    /// A full disk is answered by giving up the ballast: whoever tries again has room.
+    fn mind_room<T>(&self, done: Result<T>) -> Result<T> {
+        if done.as_ref().is_err_and(StoreError::is_full) && self.ballast.is() != Ballast::Spent {
+            self.ballast.give_up();
+        }
+        done
+    }
+
     fn close(&self) {
         self.reader.stop();
         self.writer.stop();

@@ -140,6 +140,12 @@ fn told(path: &Path, e: rusqlite::Error) -> StoreError {
     }
 }
 
+/// Opening failed in a way that a full disk explains.
+pub(super) fn may_lack_room(e: &StoreError) -> bool {
+    let StoreError::Sqlite(e) = e else { return false };
+    matches!(e.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::CannotOpen))
+}
+
 fn version(conn: &Connection) -> Result<i64> {
     Ok(conn.query_row("PRAGMA user_version", [], |r| r.get(0))?)
 }

@@ -1,7 +1,8 @@
 //! What is let go, and when. Everything goes in small steps, so that no other job waits long for the writer.
 //!
 //! Rows and documents of a delivered call go `retention` after its end: calls of history go as soon as they are
-//! delivered. The ledger stays [`LEDGER_DAYS`], long after them. What waits for a sink is never touched.
+//! delivered. The ledger stays [`LEDGER_DAYS`], long after them. What waits for a sink is never touched; dead letters give
+//! way only where the budget leaves nothing else.
 
 use rusqlite::{Connection, params};
 
@@ -74,6 +75,20 @@ impl Sweep {
         }
         Ok(step)
     }
+}
+
+/// Lets go the calls of up to `limit` of the oldest dead letters that wait for no other sink. How many went.
+pub fn drop_dead(conn: &Connection, limit: usize) -> Result<usize> {
+    let mut oldest = conn.prepare_cached(
+        "SELECT DISTINCT call FROM (SELECT d.call FROM delivery d WHERE d.state = 2 AND NOT EXISTS (
+             SELECT 1 FROM delivery p WHERE p.call = d.call AND p.state = 0) ORDER BY d.finished_at, d.delivery LIMIT ?1)",
+    )?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let calls: Vec<i64> = oldest.query_map([limit], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for call in &calls {
+        let_go(conn, *call)?;
+    }
+    Ok(calls.len())
 }
 
 fn let_go(conn: &Connection, call: i64) -> Result<()> {
