@@ -29,6 +29,8 @@ const PAGE_MIN: usize = 64;
 const PAGE_MAX: usize = 2_000;
 /// Counting what waits, expiring what is too old.
 const TICK: Duration = Duration::from_secs(15);
+/// A clock that goes back by less is being adjusted.
+const SET_BACK: i64 = 1_000_000;
 /// Between tries to use a state that cannot be used.
 const STATE_RETRY: Duration = Duration::from_secs(2);
 const FAR: Timestamp = Timestamp::from_micros(i64::MAX);
@@ -72,6 +74,12 @@ pub(super) struct Dispatcher {
     /// The last try to use it failed, and that was told.
     state_fails: bool,
     next_tick: Instant,
+    /// The delivery that failed last: every other probe is made with it, since a receiver may stumble over what it sees for
+    /// the first time, or over this one alone.
+    stumbled: Option<i64>,
+    probed_with_it: bool,
+    /// The latest the wall clock has shown.
+    latest: Timestamp,
     gone: Option<String>,
 }
 
@@ -113,6 +121,9 @@ impl Dispatcher {
             state_retry: None,
             state_fails: false,
             next_tick: Instant::now(),
+            stumbled: None,
+            probed_with_it: false,
+            latest: options.clock.now(),
             gone: None,
         };
         dispatcher.show_health();
@@ -124,6 +135,7 @@ impl Dispatcher {
         let bell = self.bell.clone();
         loop {
             let stopping = stop.is_cancelled() || self.gone.is_some();
+            self.mind_clock();
             if stopping || !self.health.is_up() {
                 self.put_back();
             }
@@ -158,6 +170,22 @@ impl Dispatcher {
                 () = tokio::time::sleep_until(until) => self.time_passed(),
             }
         }
+    }
+
+    /// What was planned by a clock that has been set back since would wait that much too long: it is due now.
+    fn mind_clock(&mut self) {
+        let now = self.clock.now();
+        let back = self.latest.micros().saturating_sub(now.micros());
+        if back > SET_BACK {
+            tracing::warn!(
+                sink = self.name,
+                seconds = back / 1_000_000,
+                "the clock was set back: what waits is due now"
+            );
+            self.hasten = true;
+            self.latest = now;
+        }
+        self.latest = self.latest.max(now);
     }
 
     fn mono(&self) -> Duration {
@@ -206,7 +234,13 @@ impl Dispatcher {
         let due_until = if self.health.is_up() { self.clock.now() } else { FAR };
         let page = Page { deliveries, bytes: PAGE_BYTES, rows: self.limits.rows };
         let (sink, store, limits, now) = (self.sink.clone(), self.store.clone(), self.limits, self.clock.now());
-        self.tasks.spawn(async move { Event::Claimed(claim_page(sink, store, limits, page, due_until, now).await) });
+        let mut first = None;
+        if !self.health.is_up() {
+            self.probed_with_it = !self.probed_with_it;
+            first = self.stumbled.filter(|_| self.probed_with_it);
+        }
+        self.tasks
+            .spawn(async move { Event::Claimed(claim_page(sink, store, limits, page, first, due_until, now).await) });
     }
 
     /// What is queued and not sent goes back: a newer revision may take its place, and others may be tried as a probe.
@@ -353,6 +387,9 @@ impl Dispatcher {
             result = judged.outcomes.first().map_or("none", |(_, o)| result_name(o)),
             "sent"
         );
+        if let Some((delivery, Outcome::Retry { .. })) = judged.outcomes.first() {
+            self.stumbled = Some(*delivery);
+        }
         self.results.extend(judged.outcomes);
         if let Some(change) = judged.change {
             self.changed(&change);

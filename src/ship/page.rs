@@ -24,19 +24,26 @@ pub(super) struct Claimed {
     pub next_due: Option<Timestamp>,
 }
 
-/// Loads what is due, renders what was never sent, makes batches, and marks it all as in flight in one transaction.
+/// Loads what is due (or `first`, when that waits), renders what was never sent, makes batches, and marks it all as in flight in one transaction.
 pub(super) async fn claim_page(
     sink: Arc<dyn Sink>,
     store: Store,
     limits: Limits,
     page: Page,
+    first: Option<i64>,
     due_until: Timestamp,
     now: Timestamp,
 ) -> Result<Claimed, StoreError> {
     let name = sink.name();
     let (found, next_due) = store
         .read(move |conn| {
-            let found = outbox::due(conn, name, due_until, page)?;
+            let mut found = match first {
+                Some(delivery) => outbox::waiting(conn, name, delivery, page.rows)?,
+                None => Vec::new(),
+            };
+            if found.is_empty() {
+                found = outbox::due(conn, name, due_until, page)?;
+            }
             let next = if found.is_empty() { outbox::next_due(conn, name, due_until)? } else { None };
             Ok((found, next))
         })

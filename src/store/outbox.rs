@@ -194,6 +194,22 @@ pub fn due(conn: &Connection, sink: &str, now: Timestamp, page: Page) -> Result<
     Ok(found)
 }
 
+/// One delivery that waits, with the members of its unanswered batch, whenever it is due. Empty: it does not wait any more,
+/// or for another one.
+pub fn waiting(conn: &Connection, sink: &str, delivery: i64, rows: bool) -> Result<Vec<Due>> {
+    let mut statement = conn.prepare_cached(&format!(
+        "{SELECT} WHERE d.sink = ?1 AND d.delivery = ?2 AND d.state = 0 AND d.flight = 0
+           AND NOT EXISTS (SELECT 1 FROM delivery e WHERE e.call = d.call AND e.sink = d.sink
+                           AND e.revision < d.revision AND e.state = 0)
+           AND NOT EXISTS (SELECT 1 FROM delivery a WHERE a.delivery = d.after AND a.state = 0)"
+    ))?;
+    let one = statement.query_row(params![sink, delivery, rows], |row| Ok(read_due(row))).optional()?.transpose()?;
+    match one {
+        Some(Due { batch: Some(batch), .. }) => members(conn, sink, &batch, rows),
+        one => Ok(one.into_iter().collect()),
+    }
+}
+
 fn members(conn: &Connection, sink: &str, batch: &str, rows: bool) -> Result<Vec<Due>> {
     let mut statement = conn.prepare_cached(&format!(
         "{SELECT} WHERE d.sink = ?1 AND d.batch = ?2 AND d.state = 0 AND d.flight = 0 ORDER BY d.delivery"

@@ -392,3 +392,46 @@ async fn while_the_state_cannot_be_written_nothing_is_sent_twice_and_little_is_s
     assert_eq!((receiver.seen().len(), state.count("webhook", 1).await), (200, 200), "each once");
     ship.stop(SOON).await;
 }
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_delays_nothing() {
+    use std::sync::atomic::AtomicI64;
+    let ahead = Arc::new(AtomicI64::new(3_600_000_000));
+    let shown = Arc::clone(&ahead);
+    let mut options = options();
+    options.clock = Clock::from_fn(move || now().plus_micros(shown.load(Ordering::SeqCst)));
+    options.delivery.retry_base = Duration::from_secs(2);
+    options.delivery.retry_cap = Duration::from_secs(4);
+    let receiver = Receiver::start(|_, n| reply(if n < 3 { 503 } else { 200 })).await;
+    let state = State::new();
+    for call in 1..=3 {
+        state.put(&["webhook"], call, 1).await;
+    }
+    let ship = Ship::start(vec![webhook(&receiver.url())], &state.store, &options).await.expect("start");
+    receiver.wait_for(3).await;
+    // tried again at a moment of a clock that is an hour ahead, which is corrected now
+    ahead.store(0, Ordering::SeqCst);
+    state.put(&["webhook"], 4, 1).await;
+    let began = Instant::now();
+    state.settled("webhook").await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    ship.stop(Duration::from_secs(5)).await;
+}
+
+/// As receivers do that look a call up in a table they fill later: each call is refused once, and taken the second time.
+#[tokio::test]
+async fn a_receiver_that_fails_at_whatever_it_sees_first_gets_everything() {
+    let tried = Arc::new(Mutex::new(std::collections::HashSet::new()));
+    let receiver = Receiver::start(move |request, _| {
+        let new = request.calls().into_iter().any(|call| tried.lock().expect("calls").insert(call));
+        reply(if new { 500 } else { 200 })
+    })
+    .await;
+    let state = State::new();
+    let calls: Vec<Queued> = (1..=200).map(|call| (call, 1, None)).collect();
+    state.put_all(&["webhook"], &calls, 0).await;
+    let ship = state.ship(vec![webhook(&receiver.url())]).await;
+    state.settled("webhook").await;
+    assert_eq!((state.count("webhook", 1).await, receiver.seen().len() < 800), (200, true));
+    ship.stop(Duration::from_secs(5)).await;
+}
