@@ -167,6 +167,9 @@ pub enum SourceError {
     /// Connection lost, deadlock, lock wait, server restarting: reconnect with backoff and go on from the position.
     #[error("{0}")]
     Transient(String),
+    /// One statement took longer than `DB_TIMEOUT`. Passing too; what can wait is put off, and does not fail a poll.
+    #[error("{0}")]
+    Slow(String),
 }
 
 /// The seam between a PBX and the agent.

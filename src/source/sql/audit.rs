@@ -5,6 +5,7 @@
 //! after it was read again (rows that cannot be read, identical rows) is remembered and left alone until it changes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Instant;
 
 use super::backend::Param;
 use super::cursor::IdPosition;
@@ -31,6 +32,8 @@ pub struct Compare {
     settled: HashMap<i64, Counts>,
     queue: VecDeque<(i64, Counts)>,
     taken: usize,
+    /// That counting takes too long was logged.
+    told: bool,
 }
 
 impl Compare {
@@ -47,6 +50,38 @@ impl Compare {
     pub fn clock_was_set_back(&mut self) {
         self.next = None;
         self.suspects = None;
+    }
+
+    /// Counting or reading again took too long: not before `at`, and from the beginning.
+    fn put_off(&mut self, at: i64) {
+        let settled = std::mem::take(&mut self.settled);
+        *self = Self { next: Some(at), settled, told: self.told, ..Self::default() };
+    }
+
+    /// Makes of what takes longer than `DB_TIMEOUT` a long pause: nothing else may wait for an audit, or fail by it.
+    pub fn tolerate<T>(
+        &mut self,
+        visit: &Visit<'_>,
+        shape: &Shape,
+        began: Instant,
+        done: Result<T, SourceError>,
+    ) -> Result<Option<T>, SourceError> {
+        match done {
+            Ok(done) => {
+                self.told = false;
+                Ok(Some(done))
+            }
+            Err(SourceError::Slow(why)) => {
+                let pause = visit.pause(began).max(visit.timing.audit_every);
+                self.put_off(visit.now.saturating_add(pause));
+                if !std::mem::replace(&mut self.told, true) {
+                    let table = &shape.name;
+                    tracing::warn!(%table, "rows cannot be counted, and are counted more rarely: {why}");
+                }
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// First count not before `at`.
@@ -124,6 +159,17 @@ impl IdAudit {
 
     /// Counts when it is due; returns rows read again.
     pub async fn run(
+        &mut self,
+        visit: &mut Visit<'_>,
+        shape: &Shape,
+        position: &IdPosition,
+    ) -> Result<Vec<PlacedRow>, SourceError> {
+        let began = Instant::now();
+        let done = self.count(visit, shape, position).await;
+        Ok(self.compare.tolerate(visit, shape, began, done)?.unwrap_or_default())
+    }
+
+    async fn count(
         &mut self,
         visit: &mut Visit<'_>,
         shape: &Shape,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::IdAudit;
 use super::backend::{Param, Rows};
 use super::engine::Statement;
-use super::gaps::{Gap, Stride, ids_in, ranges};
+use super::gaps::{Gap, Stride, ids_in, in_turn, was_asked};
 use super::probe::Shape;
 use super::start::{bisect, first};
 use super::{Found, Visit, read};
@@ -97,6 +97,8 @@ pub struct IdLane {
     audit: IdAudit,
     /// Ids read lately, kept while a step of more than one is believed.
     recent: VecDeque<(i64, i64)>,
+    /// The gaps the last statement asked for.
+    asked: Vec<(i64, i64)>,
     /// When to look again below a cursor that has no row, database time.
     look_again: i64,
     waiting: bool,
@@ -113,6 +115,7 @@ impl IdLane {
             pending: None,
             audit: IdAudit::default(),
             recent: VecDeque::new(),
+            asked: Vec::new(),
             look_again: i64::MIN,
             waiting: false,
             begin_by_time: false,
@@ -164,25 +167,24 @@ impl IdLane {
         };
         self.fill(shape, &mut position, &rows, &mut found);
         // only now: after a pause each missing id is asked for once more
-        found.gaps_given_up = expire(&mut position, visit);
+        found.gaps_given_up = expire(&mut position, visit, &self.asked);
         self.take(visit, shape, &mut position, fresh, &mut found);
         if let (false, Some(committed)) = (found.more, &self.position) {
-            let audited = self.audit.run(visit, shape, committed).await?;
-            found.rows.extend(audited);
+            found.rows.extend(self.audit.run(visit, shape, committed).await?);
         }
         self.pending = Some(position);
         Ok(found)
     }
 
     /// One statement: the missing ids, the row at the cursor, and a page of what follows.
-    async fn read(&self, visit: &mut Visit<'_>, shape: &Shape, position: &IdPosition) -> Result<Rows, SourceError> {
+    async fn read(&mut self, visit: &mut Visit<'_>, shape: &Shape, position: &IdPosition) -> Result<Rows, SourceError> {
         let Some(id) = &shape.id else { return Ok(Rows::default()) };
         let mut statement = Statement::new(shape.engine);
-        let ranges = ranges(&position.gaps);
+        let ranges = in_turn(&position.gaps, self.asked.last().map_or(i64::MIN, |(first, _)| *first));
         if !ranges.is_empty() {
             statement.push("SELECT * FROM (").push(&shape.select(MISSING as u8)).push(" WHERE ");
             // the outer bounds, so that no plan walks the whole index
-            let (first, last) = (ranges[0].0, ranges[ranges.len() - 1].1);
+            let (first, last) = ranges.iter().fold((i64::MAX, i64::MIN), |(f, l), r| (f.min(r.0), l.max(r.1)));
             statement.push(id).push(" BETWEEN ").bind(Param::Int(first)).push(" AND ").bind(Param::Int(last));
             statement.push(" AND (");
             for i in 0..ranges.len().next_power_of_two() {
@@ -199,6 +201,7 @@ impl IdLane {
         if !ranges.is_empty() {
             statement.push(") forward_");
         }
+        self.asked = ranges;
         visit.select(&statement).await
     }
 
@@ -414,15 +417,15 @@ fn is_history(visit: &Visit<'_>, written: Option<RowTime>) -> bool {
     written.is_some_and(|time| !visit.at_least(time, horizon))
 }
 
-/// Drops the gaps that were watched long enough; returns how many ids that were.
-fn expire(position: &mut IdPosition, visit: &Visit<'_>) -> u64 {
+/// Drops the gaps that were watched long enough and have just been asked for; returns how many ids that were.
+fn expire(position: &mut IdPosition, visit: &Visit<'_>, asked: &[(i64, i64)]) -> u64 {
     let horizon = visit.now.saturating_sub(visit.timing.gap_watch);
     let mut given_up = 0;
     let stride = position.stride;
     position.gaps.retain_mut(|gap| {
         // the clock may have been set back
         gap.since = gap.since.min(visit.now);
-        let keep = gap.since >= horizon;
+        let keep = gap.since >= horizon || !was_asked(asked, gap);
         if !keep {
             given_up += ids_in(gap, stride);
         }

@@ -1,15 +1,35 @@
 //! What the two drivers of sqlx have in common: which of their errors an admin has to mend, and in which words. What the
 //! servers themselves answer is told by `mysql` and `postgres`.
 
+use std::time::Duration;
+
 use super::backend::{server, where_settings};
 use crate::config::DatabaseConfig;
 use crate::source::SourceError;
 
-/// The server kept silent for `DB_TIMEOUT`.
-pub fn no_answer(config: &DatabaseConfig, doing: &str) -> SourceError {
+/// The server is given this much longer than `DB_TIMEOUT`, which it is asked to keep itself: a statement it goes on with
+/// after nobody waits for it any longer is load on the PBX for nothing.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long a statement is waited for.
+pub fn patience(config: &DatabaseConfig) -> Duration {
+    config.timeout + GRACE
+}
+
+/// No connection came about within `DB_TIMEOUT`.
+pub fn no_connection(config: &DatabaseConfig) -> SourceError {
     SourceError::Transient(format!(
-        "{doing}: no answer from the database at {} within {} s. Check DB_HOST, DB_PORT and firewalls; if the server is \
-         merely slow, raise DB_TIMEOUT",
+        "connecting: no answer from the database at {} within {} s. Check DB_HOST, DB_PORT and firewalls, or raise DB_TIMEOUT",
+        server(config),
+        config.timeout.as_secs()
+    ))
+}
+
+/// A statement was not answered within `DB_TIMEOUT`: broken off by the server or here.
+pub fn no_answer(config: &DatabaseConfig) -> SourceError {
+    SourceError::Slow(format!(
+        "reading: no answer from the database at {} within {} s (DB_TIMEOUT). It is overloaded, a table is locked, or an \
+         index is missing, which `callferry check` names",
         server(config),
         config.timeout.as_secs()
     ))

@@ -25,8 +25,8 @@ pub struct Stride {
 const STRIDE_TRUST: u32 = 256;
 /// A run is judged anew after this many, so that a step that begins later is learned too.
 const STRIDE_MEMORY: u32 = 8_192;
-/// Ranges in one statement.
-const RANGES: usize = 64;
+/// Gaps asked for in one statement.
+const RANGES: usize = 256;
 
 impl Stride {
     /// The step to expect.
@@ -69,23 +69,22 @@ pub fn ids_in(gap: &Gap, stride: Stride) -> u64 {
     u64::try_from(ids.clamp(1, COUNTED_MAX)).unwrap_or(1)
 }
 
-/// The gaps as few ranges: neighbours are joined until they fit into one statement, which then reads some known rows too.
-pub fn ranges(gaps: &[Gap]) -> Vec<(i64, i64)> {
+/// The gaps to ask for now, in order of id: all of them, or where they are many, those that follow `after`, in turn. Only
+/// what is missing is asked for, so that no answer is filled with rows that are known.
+pub fn in_turn(gaps: &[Gap], after: i64) -> Vec<(i64, i64)> {
     let mut ranges: Vec<(i64, i64)> = gaps.iter().map(|g| (g.first, g.last)).collect();
     ranges.sort_unstable();
-    let mut reach = 1;
-    while ranges.len() > RANGES {
-        reach *= 2;
-        let mut joined: Vec<(i64, i64)> = Vec::with_capacity(RANGES);
-        for (first, last) in ranges {
-            match joined.last_mut() {
-                Some(before) if first - before.1 <= reach => before.1 = before.1.max(last),
-                _ => joined.push((first, last)),
-            }
-        }
-        ranges = joined;
+    if ranges.len() > RANGES {
+        let next = ranges.partition_point(|(first, _)| *first <= after) % ranges.len();
+        ranges.rotate_left(next);
+        ranges.truncate(RANGES);
     }
     ranges
+}
+
+/// Whether a gap lies within what was asked for.
+pub fn was_asked(asked: &[(i64, i64)], gap: &Gap) -> bool {
+    asked.iter().any(|(first, last)| *first <= gap.first && gap.last <= *last)
 }
 
 #[cfg(test)]
@@ -104,11 +103,17 @@ mod tests {
     }
 
     #[test]
-    fn many_gaps_are_asked_for_as_few_ranges() {
+    fn many_gaps_are_asked_for_in_turn_and_none_is_left_out() {
         let gaps: Vec<Gap> =
             (0..1_000).map(|i| Gap { first: i * 3, last: i * 3 + 1, since: 0, quiet: false }).collect();
-        let joined = ranges(&gaps);
-        assert!(joined.len() <= RANGES);
-        assert!(gaps.iter().all(|g| joined.iter().any(|&(first, last)| first <= g.first && g.last <= last)));
+        let (mut after, mut asked) = (i64::MIN, std::collections::BTreeSet::new());
+        for _ in 0..1_000_usize.div_ceil(RANGES) {
+            let now = in_turn(&gaps, after);
+            assert!(now.len() == RANGES && gaps.iter().filter(|g| was_asked(&now, g)).count() == RANGES);
+            after = now[RANGES - 1].0;
+            asked.extend(now);
+        }
+        assert_eq!(asked.len(), gaps.len());
+        assert_eq!(in_turn(&gaps[..2], 100), [(0, 1), (3, 4)]);
     }
 }

@@ -64,8 +64,14 @@ pub struct TimeLane {
     next_walk: i64,
     next_near: i64,
     next_targeted: i64,
-    /// Rows in a page; grows while more rows than that share one time.
+    /// Rows in a page; grows while more rows than that share one time, up to `Timing::page_max`.
     limit: usize,
+    /// More rows than any page holds share the walk's time: how many of them are stored, and how many once the last
+    /// batch is.
+    crowd: Option<usize>,
+    crowd_next: Option<usize>,
+    /// That the search for records takes too long was logged.
+    slow_told: bool,
     /// Where in the wishes the next question begins.
     turn: usize,
     /// The database's clock at the last poll.
@@ -94,6 +100,9 @@ impl TimeLane {
             next_near: i64::MIN,
             next_targeted: i64::MIN,
             limit: 0,
+            crowd: None,
+            crowd_next: None,
+            slow_told: false,
             turn: 0,
             clock: i64::MIN,
         }
@@ -106,6 +115,7 @@ impl TimeLane {
     pub fn committed(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         self.position = Some(pending);
+        self.crowd = self.crowd_next;
         self.compare.committed();
         if self.stored[0].len() > REMEMBERED {
             self.stored.swap(0, 1);
@@ -152,8 +162,18 @@ impl TimeLane {
                 self.next_near = visit.now.saturating_add(visit.timing.near_every);
             }
         }
-        let keys = self.keys(visit, shape, wishes);
+        let mut found = Found::new();
+        let mut keys = self.keys(visit, shape, wishes);
         self.limit = self.limit.max(visit.page);
+        self.crowd_next = self.crowd;
+        if shape.table == Table::Cdr {
+            found.asked = Some(keys.clone());
+        }
+        let (_, key_indexed) = shape.call_key();
+        if !keys.is_empty() && !key_indexed {
+            // a scan: alone, so that nothing fails with it
+            self.scan(visit, shape, &std::mem::take(&mut keys), &position, &mut found).await?;
+        }
 
         let mut statement = Statement::new(shape.engine);
         if !keys.is_empty() {
@@ -166,6 +186,11 @@ impl TimeLane {
             statement.push(if keys.is_empty() { "" } else { " UNION ALL " });
             statement.push("SELECT * FROM (").push(&shape.select(WALK as u8)).push(" WHERE ");
             match walk.at {
+                Some(at) if self.crowd.is_some() => {
+                    // a place in between, so that any kind of column compares rightly
+                    statement.push(&format!("{} >= ", shape.time.name)).bind_time(at, shape.time.kind);
+                    statement.push(&format!(" AND {} < ", shape.time.name)).bind_time(at + 1, shape.time.kind)
+                }
                 Some(at) => statement.push(&format!("{} >= ", shape.time.name)).bind_time(at, shape.time.kind),
                 None => statement.push(&format!("{} IS NOT NULL", shape.time.name)),
             };
@@ -173,19 +198,19 @@ impl TimeLane {
                 statement.push(&format!(" AND ({} >= ", shape.time.name)).bind_time(from, shape.time.kind);
                 statement.push(&format!(" OR {duration} >= {})", visit.timing.near_reach / 1_000_000 - 60));
             }
-            statement.push(&format!(" ORDER BY {} LIMIT {}) walk_", shape.time.name, self.limit));
+            match self.crowd {
+                Some(skip) => {
+                    statement.push(&format!(" ORDER BY {} LIMIT {} OFFSET {skip}) walk_", shape.uniqueid, self.limit))
+                }
+                None => statement.push(&format!(" ORDER BY {} LIMIT {}) walk_", shape.time.name, self.limit)),
+            };
         }
 
-        let mut found = Found::new();
         let mut walked = false;
         if !statement.sql.is_empty() {
             let began = Instant::now();
             let rows = visit.select(&statement).await?;
-            let pause = i64::try_from(began.elapsed().as_micros()).unwrap_or(0).saturating_mul(visit.timing.scan_share);
-            let (_, key_indexed) = shape.call_key();
-            if !keys.is_empty() && !key_indexed {
-                self.next_targeted = visit.now.saturating_add(pause);
-            }
+            let pause = visit.pause(began);
             let targeted = rows.iter().filter(|c| read::lane(c) == TARGETED);
             self.add(shape, targeted.map(|c| read::row(shape, c)), &position, false, &mut found);
             if position.walk.is_some() {
@@ -207,14 +232,50 @@ impl TimeLane {
         // without CEL, or for CEL itself, only the walk tells of new calls
         let alone = shape.table == Table::Cel || !visit.has_cel;
         found.complete = position.walk.is_none() && (walked || !alone);
-        if shape.table == Table::Cdr {
-            found.asked = Some(keys);
-        }
         if position.walk.is_none() {
-            self.audit(visit, shape, &mut position, &mut found).await?;
+            let began = Instant::now();
+            let done = self.audit(visit, shape, &mut position, &mut found).await;
+            self.compare.tolerate(visit, shape, began, done)?;
         }
         self.pending = Some(position);
         Ok(found)
+    }
+
+    /// Looks for the records of calls where no index helps. What takes too long counts as asked for: the walk finds those
+    /// records too, and calls must not wait for ever.
+    async fn scan(
+        &mut self,
+        visit: &mut Visit<'_>,
+        shape: &Shape,
+        keys: &[String],
+        position: &TimePosition,
+        found: &mut Found,
+    ) -> Result<(), SourceError> {
+        let mut statement = Statement::new(shape.engine);
+        let (column, _) = shape.call_key();
+        statement.push(&shape.select(TARGETED as u8)).push(&format!(" WHERE {column} IN ")).bind_list(keys);
+        statement.push(" LIMIT 5000");
+        let began = Instant::now();
+        let rows = visit.select(&statement).await;
+        self.next_targeted = visit.now.saturating_add(visit.pause(began));
+        match rows {
+            Ok(rows) => {
+                self.slow_told = false;
+                self.add(shape, rows.iter().map(|c| read::row(shape, c)), position, false, found);
+                Ok(())
+            }
+            Err(SourceError::Slow(why)) => {
+                if !std::mem::replace(&mut self.slow_told, true) {
+                    let remedy = shape.missing_indexes().join("; ");
+                    tracing::warn!(
+                        table = %shape.name,
+                        "records of ended calls cannot be searched for, and are found by time: {why}. {remedy}"
+                    );
+                }
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// The calls to ask for now, in turn.
@@ -241,11 +302,20 @@ impl TimeLane {
         let last = page.iter().filter_map(|(time, _)| *time).max();
         let full = page.len() >= self.limit;
         let whole_from = position.walk.and_then(|w| w.whole_from);
-        if full && let Some(last) = last {
+        if let (Some(skip), Some(at)) = (self.crowd, position.walk.and_then(|w| w.at)) {
+            // a page of the rows of one time; behind the last of them the walk goes on
+            self.crowd_next = full.then_some(skip + page.len());
+            if !full {
+                self.limit = visit.page;
+                position.walk = Some(Walk { at: Some(at + 1), whole_from });
+            }
+        } else if full && let Some(last) = last {
             // more rows may share the last time: they are read together, with the next page
             page.retain(|(time, _)| time.is_none_or(|t| t < last));
             if page.is_empty() && position.walk.and_then(|w| w.at) == Some(last) {
-                self.limit = self.limit.saturating_mul(4);
+                let most = visit.timing.page_max.max(visit.page);
+                self.crowd_next = (self.limit >= most).then_some(0);
+                self.limit = self.limit.saturating_mul(4).min(most);
                 return false;
             }
             position.walk = Some(Walk { at: Some(last), whole_from });
@@ -371,4 +441,136 @@ fn near(visit: &Visit<'_>, shape: &Shape, position: &TimePosition, wide: bool) -
         return Walk { at: after_floor(far), whole_from: Some(near) };
     }
     Walk { at: after_floor(near), whole_from: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::future::BoxFuture;
+
+    use super::super::backend::{Backend, ColumnInfo, Description, Param, Rows, TableName};
+    use super::super::engine::Engine;
+    use super::super::{Timing, probe};
+    use super::*;
+    use crate::source::LocalCounts;
+
+    /// A table without rows, where statements of one kind take too long.
+    struct SlowWhere(&'static str, Vec<String>);
+
+    impl Backend for SlowWhere {
+        fn engine(&self) -> Engine {
+            Engine::MySql
+        }
+
+        fn connect(&mut self) -> BoxFuture<'_, Result<bool, SourceError>> {
+            Box::pin(async { Ok(false) })
+        }
+
+        fn disconnect(&mut self) {}
+
+        fn describe<'a>(&'a mut self, _: &'a TableName) -> BoxFuture<'a, Result<Description, SourceError>> {
+            Box::pin(async { Ok(Description::default()) })
+        }
+
+        fn select<'a>(&'a mut self, sql: &'a str, _: &'a [Param]) -> BoxFuture<'a, Result<Rows, SourceError>> {
+            self.1.push(sql.to_owned());
+            let slow = sql.contains(self.0);
+            Box::pin(async move {
+                if slow {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    return Err(SourceError::Slow("no answer within 20 s (DB_TIMEOUT)".to_owned()));
+                }
+                Ok(Rows::default())
+            })
+        }
+    }
+
+    struct NoCounts;
+
+    impl LocalCounts for NoCounts {
+        fn seen_per_minute(&self, _: Table, _: i64, _: i64) -> BoxFuture<'_, Result<BTreeMap<i64, i64>, String>> {
+            Box::pin(async { Ok(BTreeMap::new()) })
+        }
+
+        fn rows_per_block(
+            &self,
+            _: Table,
+            _: i64,
+            _: i64,
+            _: i64,
+        ) -> BoxFuture<'_, Result<BTreeMap<i64, i64>, String>> {
+            Box::pin(async { Ok(BTreeMap::new()) })
+        }
+    }
+
+    const NOW: i64 = 1_795_214_890_000_000;
+
+    /// FreePBX's table: an index on the time, none on the linkedid.
+    fn shape() -> Shape {
+        let names = ["calldate", "duration", "channel", "uniqueid", "linkedid", "disposition"];
+        let kind = |name: &str| if name == "calldate" { "datetime" } else { "varchar" };
+        let columns = names.map(|n| ColumnInfo { name: n.to_owned(), kind: kind(n).to_owned(), auto: false });
+        let description = Description { columns: columns.to_vec(), id_cache: 1, ..Description::default() };
+        let name = TableName::parse("cdr", "DB_TABLE_CDR");
+        probe::shape(Engine::MySql, Table::Cdr, &name, &description).expect("a table that will do")
+    }
+
+    async fn poll(
+        lane: &mut TimeLane,
+        backend: &mut SlowWhere,
+        now: i64,
+        wishes: &Wishes,
+    ) -> Result<Found, SourceError> {
+        let timing = Timing { audit_every: 0, ..Timing::default() };
+        let mut visit = Visit {
+            backend,
+            now,
+            begin: None,
+            zone: Some(crate::correlate::Zone::Fixed(0)),
+            page: 100,
+            has_cel: true,
+            timing: &timing,
+            counts: &NoCounts,
+            statements: 0,
+        };
+        let found = lane.poll(&mut visit, &shape(), wishes).await;
+        lane.committed();
+        found
+    }
+
+    fn read_once() -> TimeLane {
+        let position = TimePosition { generation: 0, floor: None, walk: None, newest: Some(NOW), audited: Some(NOW) };
+        TimeLane::new(Some(position))
+    }
+
+    #[tokio::test]
+    async fn a_search_that_takes_too_long_fails_no_poll_and_is_put_off() {
+        let (mut lane, mut backend) = (read_once(), SlowWhere(" IN (", Vec::new()));
+        let wishes = Wishes { cdr_of: vec!["1795214800.1".to_owned()], ..Wishes::default() };
+        let found = poll(&mut lane, &mut backend, NOW, &wishes).await.expect("the rest of the poll stands");
+        assert_eq!(found.asked, Some(wishes.cdr_of.clone()), "the call does not wait for ever");
+        let searches = |backend: &SlowWhere| backend.1.iter().filter(|sql| sql.contains(" IN (")).count();
+        assert_eq!((searches(&backend), backend.1.len() > 1), (1, true), "and the walk went on");
+        poll(&mut lane, &mut backend, NOW + 100_000, &wishes).await.expect("nor does it the next");
+        assert_eq!(searches(&backend), 1, "a scan is paid for with a pause");
+        poll(&mut lane, &mut backend, NOW + 600_000_000, &wishes).await.expect("reads");
+        assert_eq!(searches(&backend), 2);
+    }
+
+    #[tokio::test]
+    async fn an_audit_that_takes_too_long_fails_no_poll_and_is_put_off() {
+        let (mut lane, mut backend) = (read_once(), SlowWhere("COUNT(*)", Vec::new()));
+        for (after, counts) in [(0, 1), (100_000, 1), (600_000_000, 2)] {
+            poll(&mut lane, &mut backend, NOW + after, &Wishes::default()).await.expect("the rest of the poll stands");
+            assert_eq!(backend.1.iter().filter(|sql| sql.contains("COUNT(*)")).count(), counts);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_walk_that_takes_too_long_is_told() {
+        let (mut lane, mut backend) = (read_once(), SlowWhere("ORDER BY", Vec::new()));
+        let failed = poll(&mut lane, &mut backend, NOW, &Wishes::default()).await;
+        assert!(matches!(failed, Err(SourceError::Slow(_))));
+    }
 }

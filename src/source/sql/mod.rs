@@ -68,6 +68,10 @@ pub struct Timing {
     pub look_again: i64,
     /// A scan without index is followed by a pause of this many times its length.
     pub scan_share: i64,
+    /// Rows in one page at most where many share one time, about 20 MB.
+    pub page_max: usize,
+    /// How often the tables are looked at again: an index or a column may have been added. Of this machine's clock.
+    pub probe_every: Duration,
 }
 
 const SECOND: i64 = 1_000_000;
@@ -89,6 +93,8 @@ impl Default for Timing {
             renew_cdr: 26 * HOUR,
             look_again: 5 * SECOND,
             scan_share: 20,
+            page_max: 20_000,
+            probe_every: Duration::from_secs(600),
         }
     }
 }
@@ -172,6 +178,11 @@ impl Visit<'_> {
     pub async fn select(&mut self, statement: &Statement) -> Result<Rows, SourceError> {
         self.statements += 1;
         self.backend.select(&statement.sql, &statement.params).await
+    }
+
+    /// What a scan that began then is paid for with: a pause many times its length, microseconds.
+    fn pause(&self, began: Instant) -> i64 {
+        i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX).saturating_mul(self.timing.scan_share)
     }
 
     /// Whether a row's time lies at or after a moment; where the zone is unknown it is assumed to.
@@ -265,7 +276,8 @@ pub struct SqlSource {
     /// T0 of `START_FROM`, once resolved; the outer `None`: not yet.
     start: Option<Option<Timestamp>>,
     start_stored: bool,
-    probed: bool,
+    /// When the tables were looked at last; `None`: that has to be done.
+    probed: Option<Instant>,
     statements: u32,
     /// Calls are not read again whole before this: it failed, or took long.
     reread_after: Option<Instant>,
@@ -299,7 +311,7 @@ impl SqlSource {
             zone: ZoneWatch::new(config.zone.clone()),
             start_stored: start.is_some(),
             start,
-            probed: false,
+            probed: None,
             statements: 0,
             reread_after: None,
             reread_fails: false,
@@ -309,7 +321,7 @@ impl SqlSource {
 
     async fn poll_once(&mut self, wishes: &Wishes) -> Result<Batch, SourceError> {
         let fresh = self.backend.connect().await?;
-        if fresh || !self.probed {
+        if fresh || self.probed.is_none_or(|at| at.elapsed() >= self.timing.probe_every) {
             self.probe().await?;
         }
         for shape in self.readers.iter_mut().filter_map(|r| r.shape.as_mut()) {
@@ -393,9 +405,9 @@ impl SqlSource {
         self.statements
     }
 
-    /// Looks at both tables: after every connect, since a table may have been altered or replaced meanwhile.
+    /// Looks at both tables: after every connect and now and then, since a table may have been altered or replaced.
     async fn probe(&mut self) -> Result<(), SourceError> {
-        self.probed = false;
+        self.probed = None;
         for reader in &mut self.readers {
             let shape = probe::probe(self.backend.as_mut(), reader.table, &reader.name).await?;
             reader.settle(shape);
@@ -411,7 +423,7 @@ impl SqlSource {
                 self.zone.decide(offset_s);
             }
         }
-        self.probed = true;
+        self.probed = Some(Instant::now());
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! MariaDB and MySQL, over sqlx. The session is read only and in UTC, so that TIMESTAMP columns arrive as moments.
 
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDateTime};
 use compact_str::CompactString;
 use futures_util::TryStreamExt;
@@ -65,12 +67,13 @@ impl MySqlBackend {
         let work = async {
             let mut connection = self.options().connect().await?;
             connection.execute("SET SESSION TRANSACTION READ ONLY").await?;
+            limit_statements(&mut connection, limit).await?;
             Ok(connection)
         };
         match tokio::time::timeout(limit, work).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(e)) => Err(self.error(&e, None)),
-            Err(_) => Err(driver::no_answer(&self.config, "connecting")),
+            Err(_) => Err(driver::no_connection(&self.config)),
         }
     }
 
@@ -121,6 +124,8 @@ impl MySqlBackend {
                         )),
                         None => SourceError::Transient(format!("a table has gone: {said}")),
                     },
+                    // broken off as asked for: MariaDB, MySQL
+                    1969 | 3024 => driver::no_answer(c),
                     // an account that has to change its password, or lacks its plugin, will not get better
                     1820 | 1862 | 1251 | 1524 => {
                         SourceError::Setup(format!("the database at {at} refuses user {}: {said}", c.user))
@@ -156,13 +161,13 @@ impl MySqlBackend {
             }
             Ok::<_, sqlx::Error>((connection, rows))
         };
-        match tokio::time::timeout(self.config.timeout, work).await {
+        match tokio::time::timeout(driver::patience(&self.config), work).await {
             Ok(Ok((connection, rows))) => {
                 self.connection = Some(connection);
                 Ok(rows)
             }
             Ok(Err(e)) => Err(self.error(&e, table)),
-            Err(_) => Err(driver::no_answer(&self.config, "reading")),
+            Err(_) => Err(driver::no_answer(&self.config)),
         }
     }
 }
@@ -238,6 +243,19 @@ impl Backend for MySqlBackend {
     fn select<'a>(&'a mut self, sql: &'a str, params: &'a [Param]) -> BoxFuture<'a, Result<Rows, SourceError>> {
         Box::pin(self.run(sql, params, None))
     }
+}
+
+/// Has the server break off what takes longer. MariaDB and MySQL have different variables for it, old servers none.
+async fn limit_statements(connection: &mut MySqlConnection, limit: Duration) -> Result<(), sqlx::Error> {
+    let mariadb = format!("SET SESSION max_statement_time = {}", limit.as_secs_f64());
+    let mysql = format!("SET SESSION max_execution_time = {}", limit.as_millis());
+    for sql in [mariadb, mysql] {
+        match connection.execute(AssertSqlSafe(sql)).await {
+            Err(sqlx::Error::Database(_)) => {}
+            done => return done.map(|_| ()),
+        }
+    }
+    Ok(())
 }
 
 /// A schema's name as a string literal; its characters were checked when the setting was read.

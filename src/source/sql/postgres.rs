@@ -61,12 +61,15 @@ impl PostgresBackend {
             let mut connection = self.options().connect().await?;
             // not as start-up options, which connection poolers refuse
             connection.execute("SET default_transaction_read_only = on; SET TIME ZONE 'UTC'").await?;
+            // the server breaks off what takes longer
+            let limit = format!("SET statement_timeout = {}", self.config.timeout.as_millis());
+            connection.execute(AssertSqlSafe(limit)).await?;
             Ok(connection)
         };
         match tokio::time::timeout(self.config.timeout, work).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(e)) => Err(self.error(&e, None)),
-            Err(_) => Err(driver::no_answer(&self.config, "connecting")),
+            Err(_) => Err(driver::no_connection(&self.config)),
         }
     }
 
@@ -116,6 +119,7 @@ impl PostgresBackend {
                         )),
                         None => SourceError::Transient(format!("a table has gone: {said}")),
                     },
+                    "57014" => driver::no_answer(c),
                     _ => SourceError::Transient(format!("the database at {at} answered {code}: {said}")),
                 }
             }
@@ -148,13 +152,13 @@ impl PostgresBackend {
             }
             Ok::<_, sqlx::Error>((connection, rows))
         };
-        match tokio::time::timeout(self.config.timeout, work).await {
+        match tokio::time::timeout(driver::patience(&self.config), work).await {
             Ok(Ok((connection, rows))) => {
                 self.connection = Some(connection);
                 Ok(rows)
             }
             Ok(Err(e)) => Err(self.error(&e, table)),
-            Err(_) => Err(driver::no_answer(&self.config, "reading")),
+            Err(_) => Err(driver::no_answer(&self.config)),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! nothing new does.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use super::engine::Statement;
 use super::probe::Shape;
@@ -14,6 +15,9 @@ const ROUNDS: usize = 8;
 const ROWS: usize = 5_000;
 /// Ids in one statement.
 const KEYS: usize = 64;
+/// Ids searched in one statement where no index helps, and how many such statements there are at most.
+const SLICE: i64 = 20_000;
+const SLICES: i64 = 2_000;
 /// Wishes served in one poll.
 const WISHES: usize = 16;
 
@@ -23,7 +27,12 @@ pub async fn read(
     wishes: &[String],
     batch: &mut Batch,
 ) -> Result<(), SourceError> {
+    let began = Instant::now();
     for linkedid in wishes.iter().take(WISHES) {
+        // the rest is wished for again
+        if began.elapsed() >= super::SLOW {
+            break;
+        }
         let mut asked: BTreeSet<String> = BTreeSet::new();
         let mut ask: BTreeSet<String> = BTreeSet::from([linkedid.clone()]);
         let mut rows: Vec<PlacedRow> = Vec::new();
@@ -57,20 +66,47 @@ async fn by_ids(
     keys: &[String],
 ) -> Result<Vec<PlacedRow>, SourceError> {
     // one question a column: an OR over two would use neither index
-    let columns = [shape.linkedid.as_deref(), Some(shape.uniqueid.as_str())];
+    let linkedid = shape.linkedid.as_deref().map(|column| (column, shape.linkedid_indexed));
+    let uniqueid = (shape.uniqueid.as_str(), shape.uniqueid_indexed);
     let mut placed = Vec::new();
-    for column in columns.into_iter().flatten() {
-        let mut statement = Statement::new(shape.engine);
-        statement.push(&shape.select(0)).push(&format!(" WHERE {column} IN ")).bind_list(keys);
-        statement.push(&format!(" LIMIT {ROWS}"));
+    for (column, indexed) in linkedid.into_iter().chain([uniqueid]) {
         let mut places = ContentPlaces::default();
-        for cells in visit.select(&statement).await?.iter() {
-            let Ok(row) = read::row(shape, cells) else { continue };
-            placed.push(match lane {
-                Lane::Id(lane) => lane.place(read::id(shape, cells).unwrap_or_default(), row),
-                Lane::Time(lane) => lane.place(&mut places, row),
-            });
+        for slice in slices(visit, shape, indexed).await? {
+            let mut statement = Statement::new(shape.engine);
+            statement.push(&shape.select(0)).push(&format!(" WHERE {column} IN ")).bind_list(keys);
+            if let (Some((first, last)), Some(id)) = (slice, &shape.id) {
+                statement.push(&format!(" AND {id} BETWEEN {first} AND {last}"));
+            }
+            statement.push(&format!(" LIMIT {ROWS}"));
+            for cells in visit.select(&statement).await?.iter() {
+                let Ok(row) = read::row(shape, cells) else { continue };
+                placed.push(match lane {
+                    Lane::Id(lane) => lane.place(read::id(shape, cells).unwrap_or_default(), row),
+                    Lane::Time(lane) => lane.place(&mut places, row),
+                });
+            }
         }
     }
     Ok(placed)
+}
+
+/// The parts a table is searched in: the whole where an index helps, else stretches of ids. One scan over all of it could
+/// take longer than `DB_TIMEOUT`, and in SQLite would keep Asterisk from writing meanwhile.
+async fn slices(visit: &mut Visit<'_>, shape: &Shape, indexed: bool) -> Result<Vec<Option<(i64, i64)>>, SourceError> {
+    let (Some(id), false) = (&shape.id, indexed) else { return Ok(vec![None]) };
+    let mut statement = Statement::new(shape.engine);
+    statement.push(&format!("SELECT MIN({id}), MAX({id}) FROM {}", shape.from));
+    let rows = visit.select(&statement).await?;
+    let ends = rows.first().and_then(|cells| Some((cells.first()?.int()?, cells.get(1)?.int()?)));
+    let Some((first, last)) = ends else { return Ok(Vec::new()) };
+    let length = SLICE.max(last.saturating_sub(first) / SLICES + 1);
+    let mut slices = Vec::new();
+    let mut low = first;
+    while low <= last {
+        let high = low.saturating_add(length - 1);
+        slices.push(Some((low, high)));
+        let Some(next) = high.checked_add(1) else { break };
+        low = next;
+    }
+    Ok(slices)
 }

@@ -50,11 +50,20 @@ impl SqliteBackend {
             Some(opened) => opened,
             None => self.open().await?,
         };
-        let (opened, done) = blocking(move || {
+        let interrupt = opened.connection.get_interrupt_handle();
+        let working = blocking(move || {
             let done = work(&opened.connection);
             (opened, done)
-        })
-        .await?;
+        });
+        tokio::pin!(working);
+        // a long scan keeps Asterisk from writing
+        let (opened, done) = match tokio::time::timeout(self.config.timeout, &mut working).await {
+            Ok(ended) => ended?,
+            Err(_) => {
+                interrupt.interrupt();
+                working.await?
+            }
+        };
         match done {
             Ok(value) => {
                 self.connection = Some(opened);
@@ -123,6 +132,10 @@ fn error(e: &rusqlite::Error, config: &DatabaseConfig, table: Option<&TableName>
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => SourceError::Setup(format!(
             "cannot open the SQLite file {file}: {text}. This user has to be able to read it, and where it is in WAL mode \
              to write in its directory"
+        )),
+        Some(ErrorCode::OperationInterrupted) => SourceError::Slow(format!(
+            "reading {file} takes longer than {} s (DB_TIMEOUT). An index may be missing, which `callferry check` names",
+            config.timeout.as_secs()
         )),
         _ if text.contains("no such table") => match table {
             Some(t) => SourceError::Setup(format!("there is no table {t} in {file}: {text}. Check {}", t.variable)),

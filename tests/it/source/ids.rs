@@ -97,6 +97,25 @@ on_every_backend!(what_was_missing_before_a_pause_is_asked_for_once_more, |pbx| 
     assert_eq!(reading.gaps_given_up, 1, "id 3");
 });
 
+on_every_backend!(more_gaps_than_one_statement_asks_for, |pbx| {
+    let mut reading = Reading::new(&pbx.database.config());
+    // every other id is not there yet, as where two nodes hand them out and one is slow
+    let written = |pbx: &Pbx, ids: std::ops::RangeInclusive<i64>| {
+        let ids = ids.step_by(2);
+        ids.map(|n| pbx.cel_row(Some(n), "CHAN_START", 5, &pbx.uniqueid(5, n), &pbx.uniqueid(5, n))).collect::<Vec<_>>()
+    };
+    events(&mut pbx, [1, 2]).await;
+    let rows = written(&pbx, 3..=1_401);
+    pbx.database.insert("cel", &rows).await;
+    reading.drain().await.expect("reads");
+    let rows = written(&pbx, 4..=1_400);
+    pbx.database.insert("cel", &rows).await;
+    for _ in 0..4 {
+        reading.poll().await.expect("reads");
+    }
+    assert_eq!((reading.rows(Table::Cel).len(), reading.gaps_given_up, reading.repeated), (1_401, 0, 0));
+});
+
 on_every_backend!(missing_for_good, |pbx| {
     let timing = Timing { gap_watch: 300_000, ..Timing::default() };
     let mut reading = Reading::timed(&pbx.database.config(), timing);

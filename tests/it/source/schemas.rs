@@ -191,7 +191,7 @@ async fn what_cannot_serve_is_refused_with_the_setting_that_helps() {
     assert!(served.notes.iter().any(|n| n.contains("newcdrcolumns=yes")), "{:?}", served.notes);
     let refused = |e: SourceError| match e {
         SourceError::Setup(text) => text,
-        SourceError::Transient(text) => panic!("will not go away by itself: {text}"),
+        SourceError::Transient(text) | SourceError::Slow(text) => panic!("will not go away by itself: {text}"),
     };
 
     db.run("ALTER TABLE cdr DROP COLUMN uniqueid").await;
