@@ -1,14 +1,14 @@
 # `make` lists what there is. Works as root and as any user.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e lint bench image deny build clean
+.PHONY: help demo test reliability e2e lint bench image deny build clean
 
 # rustup's default place, for shells that have not been told
 export PATH := $(PATH):$(HOME)/.cargo/bin
 IMAGE ?= callferry:latest
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## build, then carry real captured calls from a SQLite PBX database to a receiver; ends by itself
 	@target/release/callferry demo
@@ -20,6 +20,10 @@ build: ## build the release binary, target/release/callferry
 test: ## install what tests need (apt), then format, lint, all tests against real database servers
 	@scripts/install-missing.sh test
 	@scripts/test.sh
+
+reliability: ## kill databases, agent and receivers under thousands of calls, and print what was lost: nothing (15 minutes)
+	@scripts/install-missing.sh test
+	@scripts/reliability.sh
 
 e2e: ## provision a real Asterisk and call through it (root; a private root and network namespace, kept in target/e2e)
 	@scripts/install-missing.sh build

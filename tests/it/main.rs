@@ -16,6 +16,7 @@ mod properties;
 mod provision;
 mod queue_exits;
 mod recordings;
+mod reliability;
 mod running;
 mod scorer;
 mod settle;

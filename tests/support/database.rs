@@ -71,14 +71,17 @@ impl TestDatabase {
 
     /// Runs statements, semicolons between them.
     pub async fn run(&mut self, sql: &str) {
+        self.try_run(sql).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
+    }
+
+    /// The same where they may fail.
+    pub async fn try_run(&mut self, sql: &str) -> Result<(), String> {
         match &mut self.connection {
             Connection::MySql(c) => {
-                sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await.map(|_| ()).map_err(|e| e.to_string())
             }
-            Connection::Postgres(c) => {
-                c.execute(AssertSqlSafe(sql)).await.unwrap_or_else(|e| panic!("{e}: {sql}"));
-            }
-            Connection::Sqlite(c) => c.execute_batch(sql).unwrap_or_else(|e| panic!("{e}: {sql}")),
+            Connection::Postgres(c) => c.execute(AssertSqlSafe(sql)).await.map(|_| ()).map_err(|e| e.to_string()),
+            Connection::Sqlite(c) => c.execute_batch(sql).map_err(|e| e.to_string()),
         }
     }
 

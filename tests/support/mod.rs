@@ -4,10 +4,10 @@
 #![allow(dead_code, reason = "each test module uses a part of it")]
 
 pub mod ami;
-pub mod captures;
 pub mod database;
 pub mod deployments;
 pub mod expected;
+pub mod faults;
 pub mod mariadb;
 pub mod memory;
 pub mod pbx;

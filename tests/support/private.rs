@@ -39,13 +39,20 @@ impl PrivateServer {
     /// Starts it again, and connects to a database that was there before.
     pub async fn restart(&self, place: &Place) -> TestDatabase {
         match self {
+            Self::MySql(server) => server.restart().await,
+            Self::Postgres(server) => server.restart().await,
+        }
+        self.connect(place).await
+    }
+
+    /// Another connection.
+    pub async fn connect(&self, place: &Place) -> TestDatabase {
+        match self {
             Self::MySql(server) => {
-                server.restart().await;
-                TestDatabase::mysql(place.clone(), server.connect(&place.name).await.expect("it is back"))
+                TestDatabase::mysql(place.clone(), server.connect(&place.name).await.expect("it answers"))
             }
             Self::Postgres(server) => {
-                server.restart().await;
-                TestDatabase::postgres(place.clone(), server.connect(&place.name).await.expect("it is back"))
+                TestDatabase::postgres(place.clone(), server.connect(&place.name).await.expect("it answers"))
             }
         }
     }

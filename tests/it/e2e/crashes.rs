@@ -1,16 +1,13 @@
 //! SIGKILL at random moments: every call arrives, none twice by its key.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::agent::Agent;
-use super::calls::{CDR_COLUMNS, CEL_COLUMNS, MadeCall, MadeRow, insert};
-use super::receiver::{Receiver, own_key};
+use super::calls::MadeCall;
+use super::receiver::Receiver;
+use crate::reliability::scene::{complete, put};
 use crate::support::database::TestDatabase;
 use callferry::config::DatabaseKind;
-
-const CALLS: u32 = 2_000;
-const KILLS: u32 = 20;
 
 /// The tables as the SIPSTACK README has them: both with a serial id.
 pub const README_TABLES: &str = "
@@ -39,7 +36,13 @@ impl Dice {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_twenty_times_while_two_thousand_calls_come_in() {
-    let Some(mut database) = TestDatabase::new(DatabaseKind::MySql).await else { return };
+    killed(2_000, 20).await;
+}
+
+/// The agent is killed after every portion of calls. Returns how many deliveries were repeated; `None`: there is no
+/// database server here.
+pub async fn killed(count: u32, times: u32) -> Option<usize> {
+    let mut database = TestDatabase::new(DatabaseKind::MySql).await?;
     database.run(README_TABLES).await;
     let now = chrono::Utc::now().timestamp_micros();
     let seed = std::env::var("CRASH_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(now as u64 | 1);
@@ -53,7 +56,7 @@ async fn killed_twenty_times_while_two_thousand_calls_come_in() {
 
     // the calls overlap: rows of a hundred of them at a time go in shuffled portions
     let begin = now - 3_600_000_000;
-    let calls: Vec<MadeCall> = (0..CALLS)
+    let calls: Vec<MadeCall> = (0..count)
         .map(|n| MadeCall {
             start: begin + i64::from(n) * 500_000,
             ring: 2_000_000,
@@ -62,49 +65,22 @@ async fn killed_twenty_times_while_two_thousand_calls_come_in() {
         })
         .collect();
     let mut kills = 0;
-    for portion in calls.chunks((CALLS / KILLS) as usize) {
-        let mut cel: Vec<MadeRow> = portion.iter().flat_map(MadeCall::cel).collect();
-        cel.sort_by_key(|r| r.at);
-        let mut cdr: Vec<MadeRow> = portion.iter().map(MadeCall::cdr).collect();
-        cdr.sort_by_key(|r| r.at);
-        // visible at once: of old calls whose events are there and whose record is not, nobody would wait for the record
-        database.run("START TRANSACTION").await;
-        for part in cel.chunks(400) {
-            database.run(&insert("cel", CEL_COLUMNS, part).expect("rows")).await;
-        }
-        database.run(&insert("cdr", CDR_COLUMNS, &cdr).expect("rows")).await;
-        database.run("COMMIT").await;
+    for portion in calls.chunks((count / times) as usize) {
+        put(&mut database, portion).await;
         tokio::time::sleep(Duration::from_millis(dice.below(400))).await;
         assert!(agent.is_running(), "the agent ended by itself\n{}", agent.log());
         agent.kill();
         kills += 1;
         agent.start();
     }
-    assert_eq!(kills, KILLS);
+    assert_eq!(kills, times);
 
     receiver
         .received
-        .wait(Duration::from_secs(60), "all calls after the last kill", |r| r.upserted().len() >= CALLS as usize)
+        .wait(Duration::from_secs(60), "all calls after the last kill", |r| r.upserted().len() >= count as usize)
         .await;
     let status = agent.terminate(Duration::from_secs(15));
     assert!(status.success(), "the agent ends with {status}");
 
-    let arrived = receiver.received.upserted();
-    for call in &calls {
-        let id = format!("pbx:{}", call.linkedid());
-        let document = arrived.get(&id).unwrap_or_else(|| panic!("{id} is lost (CRASH_SEED={seed})"));
-        assert_eq!(document["outcome"], "answered", "{id}");
-        assert_eq!(document["rows"]["cel"], 14, "{id} was shipped whole");
-        assert_eq!(document["rows"]["cdr"], 1, "{id} was shipped whole");
-    }
-    assert_eq!(arrived.len(), calls.len());
-    // a repeated delivery carries the key of the first and the same document, so that a receiver can drop it
-    let mut by_key: BTreeMap<String, String> = BTreeMap::new();
-    for arrival in receiver.received.all() {
-        assert!(!arrival.key.is_empty(), "a request without Idempotency-Key");
-        let text = arrival.call.to_string();
-        let first = by_key.entry(own_key(&arrival.call)).or_insert_with(|| text.clone());
-        assert_eq!(*first, text, "one key, two documents");
-    }
-    assert_eq!(by_key.len(), calls.len(), "every call under one key only (CRASH_SEED={seed})");
+    Some(complete(&calls, &receiver.received.all()))
 }

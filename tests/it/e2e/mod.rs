@@ -1,20 +1,24 @@
 //! The main job from end to end: a real database, the binary as its users run it, a real HTTP receiver.
 
-mod agent;
+pub mod agent;
 mod backends;
-mod calls;
-mod crashes;
+pub mod calls;
+pub mod crashes;
 mod lateness;
 mod progress;
-mod receiver;
+pub mod receiver;
 
 use callferry::config::DatabaseKind;
 
-use crate::support::database::TestDatabase;
+use crate::support::database::{Place, TestDatabase};
 
 /// The settings that make the agent read `database`.
 fn settings(database: &TestDatabase) -> Vec<(&'static str, String)> {
-    let place = &database.place;
+    settings_of(&database.place)
+}
+
+/// The same of a place.
+pub fn settings_of(place: &Place) -> Vec<(&'static str, String)> {
     let kind = match place.kind {
         DatabaseKind::MySql => "mysql",
         DatabaseKind::PostgreSql => "postgresql",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,12 @@ pub struct Arrival {
 #[derive(Clone, Default)]
 pub struct Received {
     arrivals: Arc<Mutex<Vec<Arrival>>>,
+    refusing: Arc<Mutex<Option<Refusing>>>,
+    delay: Arc<Mutex<Duration>>,
 }
+
+/// While this is true every request is answered with 503, and counted.
+type Refusing = (Arc<AtomicBool>, Arc<AtomicUsize>);
 
 pub struct Receiver {
     pub address: SocketAddr,
@@ -41,23 +47,43 @@ impl Receiver {
         Self { address, received }
     }
 
+    /// Takes nothing while `down`; counts in `refused`.
+    pub fn refuse_while(&self, down: Arc<AtomicBool>, refused: Arc<AtomicUsize>) {
+        *self.received.refusing.lock().expect("refusing") = Some((down, refused));
+    }
+
+    /// Takes its time over every answer.
+    pub fn answer_after(&self, delay: Duration) {
+        *self.received.delay.lock().expect("delay") = delay;
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}/calls", self.address)
     }
 }
 
 async fn take(State(received): State<Received>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    if let Some((down, refused)) = received.refusing.lock().expect("refusing").as_ref()
+        && down.load(Ordering::SeqCst)
+    {
+        refused.fetch_add(1, Ordering::SeqCst);
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
     let key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let Ok(body) = serde_json::from_slice::<Value>(&body) else {
         return StatusCode::BAD_REQUEST;
     };
-    let mut arrivals = received.arrivals.lock().expect("arrivals");
-    match body {
-        Value::Array(calls) => {
-            arrivals.extend(calls.into_iter().map(|call| Arrival { key: key.clone(), call }));
+    {
+        let mut arrivals = received.arrivals.lock().expect("arrivals");
+        match body {
+            Value::Array(calls) => {
+                arrivals.extend(calls.into_iter().map(|call| Arrival { key: key.clone(), call }));
+            }
+            call => arrivals.push(Arrival { key, call }),
         }
-        call => arrivals.push(Arrival { key, call }),
     }
+    let delay = *received.delay.lock().expect("delay");
+    tokio::time::sleep(delay).await;
     StatusCode::OK
 }
 

@@ -1,208 +1,26 @@
 //! A receiver that misbehaves below HTTP, and every status above it. After each fault the same call goes out again with the
 //! same key and the same bytes, and arrives.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callferry::config::WebhookConfig;
 use callferry::finding::Level;
 use callferry::ship::sink::webhook::Webhook;
 use callferry::ship::{Answer, Batch, Item, Sink, policy};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 use super::support::*;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    /// Closed before a byte was read.
-    ClosedAtOnce,
-    /// Reset in the middle of the request's body.
-    ResetInRequest,
-    /// Reset instead of an answer.
-    ResetAfterRequest,
-    /// Half a status line.
-    TornStatusLine,
-    /// 503 whose body is shorter than promised.
-    TruncatedError,
-    /// Not HTTP.
-    Garbage,
-    /// Headers without end.
-    EndlessHeaders,
-    /// 500 with a body without end.
-    EndlessBody,
-    /// 500 with a gzip bomb.
-    GzipBomb,
-    /// 502 and a page.
-    HtmlPage,
-    /// No answer at all.
-    Stall,
-    /// Half the answer's head, then nothing.
-    StallInHead,
-    /// 503 whose body never comes.
-    StallInBody,
-    /// 200, after the timeout.
-    LateOk,
-}
-
-const FAULTS: &[Fault] = &[
-    Fault::ClosedAtOnce,
-    Fault::ResetInRequest,
-    Fault::ResetAfterRequest,
-    Fault::TornStatusLine,
-    Fault::TruncatedError,
-    Fault::Garbage,
-    Fault::EndlessHeaders,
-    Fault::EndlessBody,
-    Fault::GzipBomb,
-    Fault::HtmlPage,
-    Fault::Stall,
-    Fault::StallInHead,
-    Fault::StallInBody,
-    Fault::LateOk,
-];
-
-/// 32 MB in 32 kB.
-static BOMB: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    for _ in 0..32 {
-        bomb.write_all(&vec![b'A'; 1 << 20]).expect("gzip");
-    }
-    bomb.finish().expect("gzip")
-});
-
-const TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Head and body of each request that was read whole.
-type Requests = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
-
-/// Answers the first request with a fault and every later one with 200.
-struct RawServer {
-    url: String,
-    requests: Requests,
-}
-
-impl RawServer {
-    async fn start(fault: Fault) -> Self {
-        LazyLock::force(&BOMB);
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
-        let url = format!("http://{}/calls", listener.local_addr().expect("address"));
-        let requests = Requests::default();
-        let (kept, turn) = (requests.clone(), Arc::new(AtomicUsize::new(0)));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (kept, turn) = (kept.clone(), turn.clone());
-                tokio::spawn(async move { serve(stream, fault, &kept, &turn).await });
-            }
-        });
-        Self { url, requests }
-    }
-}
-
-async fn serve(
-    mut stream: TcpStream,
-    fault: Fault,
-    kept: &Mutex<Vec<(String, Vec<u8>)>>,
-    turn: &AtomicUsize,
-) -> Option<()> {
-    loop {
-        let first = turn.load(Ordering::SeqCst) == 0;
-        if first && fault == Fault::ClosedAtOnce {
-            turn.fetch_add(1, Ordering::SeqCst);
-            return None;
-        }
-        if first && fault == Fault::ResetInRequest {
-            turn.fetch_add(1, Ordering::SeqCst);
-            stream.read_exact(&mut [0; 300]).await.ok()?;
-            stream.set_zero_linger().ok()?;
-            return None;
-        }
-        let request = read_request(&mut stream).await?;
-        kept.lock().expect("requests").push(request);
-        turn.fetch_add(1, Ordering::SeqCst);
-        if first {
-            return misbehave(stream, fault).await;
-        }
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.ok()?;
-    }
-}
-
-async fn misbehave(mut stream: TcpStream, fault: Fault) -> Option<()> {
-    let error = "HTTP/1.1 503 Busy\r\ncontent-length: 1000\r\n\r\nwait";
-    match fault {
-        Fault::ClosedAtOnce | Fault::ResetInRequest => {}
-        Fault::ResetAfterRequest => stream.set_zero_linger().ok()?,
-        Fault::TornStatusLine => stream.write_all(b"HTTP/1.1 20").await.ok()?,
-        Fault::TruncatedError => stream.write_all(error.as_bytes()).await.ok()?,
-        Fault::Garbage => stream.write_all(b"220 mail.example.com ESMTP\r\n\r\n").await.ok()?,
-        Fault::EndlessHeaders => {
-            stream.write_all(b"HTTP/1.1 200 OK\r\n").await.ok()?;
-            loop {
-                stream.write_all(b"x-more: and more and more and more\r\n").await.ok()?;
-            }
-        }
-        Fault::EndlessBody => {
-            stream.write_all(b"HTTP/1.1 500 Oops\r\n\r\n").await.ok()?;
-            loop {
-                stream.write_all(&[b'A'; 65_536]).await.ok()?;
-            }
-        }
-        Fault::GzipBomb => {
-            let head = format!("HTTP/1.1 500 Oops\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", BOMB.len());
-            stream.write_all(head.as_bytes()).await.ok()?;
-            stream.write_all(&BOMB).await.ok()?;
-        }
-        Fault::HtmlPage => {
-            let page = "<html>\u{1b}[31m bad gateway </html>";
-            let head = format!(
-                "HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n",
-                page.len()
-            );
-            stream.write_all(format!("{head}{page}").as_bytes()).await.ok()?;
-        }
-        Fault::Stall => tokio::time::sleep(TIMEOUT * 10).await,
-        Fault::StallInHead => {
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-le").await.ok()?;
-            tokio::time::sleep(TIMEOUT * 10).await;
-        }
-        Fault::StallInBody => {
-            stream.write_all(error.as_bytes()).await.ok()?;
-            tokio::time::sleep(TIMEOUT * 10).await;
-        }
-        Fault::LateOk => {
-            tokio::time::sleep(TIMEOUT * 2).await;
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.ok()?;
-        }
-    }
-    Some(())
-}
-
-async fn read_request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    loop {
-        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
-            let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-            let length: usize = head.lines().find_map(|l| l.strip_prefix("content-length: "))?.parse().ok()?;
-            while bytes.len() < end + 4 + length {
-                stream.read_buf(&mut bytes).await.ok().filter(|n| *n > 0)?;
-            }
-            return Some((head, bytes.split_off(end + 4)));
-        }
-        stream.read_buf(&mut bytes).await.ok().filter(|n| *n > 0)?;
-    }
-}
-
-fn key_of(head: &str) -> &str {
-    head.lines().find_map(|l| l.strip_prefix("idempotency-key: ")).unwrap_or_default()
-}
+use crate::support::faults::{ACCEPTING, Fault, FaultReceiver, REFUSING, TIMEOUT, read_request};
 
 #[tokio::test]
 async fn after_every_fault_the_same_bytes_arrive_under_the_same_key() {
-    let tests = FAULTS.iter().map(|&fault| async move {
-        let server = RawServer::start(fault).await;
+    let refusing = REFUSING.iter().map(|fault| (*fault, 2));
+    let tests = refusing.chain(ACCEPTING.iter().map(|fault| (*fault, 1))).map(|(fault, expected)| async move {
+        let server = FaultReceiver::first(fault).await;
         let state = State::new();
         let config = WebhookConfig { timeout: TIMEOUT, ..webhook_config(&server.url) };
         let ship = state.ship(vec![Arc::new(Webhook::new(&config).expect("webhook"))]).await;
@@ -212,12 +30,16 @@ async fn after_every_fault_the_same_bytes_arrive_under_the_same_key() {
         state.settled("webhook").await;
         assert!(started.elapsed() < TIMEOUT * 12, "{fault:?} took {:?}", started.elapsed());
         let (delivered, attempts, _, _) = state.delivery("webhook", 1, 1).await;
-        assert_eq!((delivered, attempts), (1, 2), "{fault:?}");
-        let requests = server.requests.lock().expect("requests").clone();
-        for (head, body) in &requests {
-            assert_eq!(key_of(head), key(1, 1), "{fault:?}");
-            assert_eq!(body, document(1, 1, 20_000).as_bytes(), "{fault:?}");
+        assert_eq!((delivered, attempts), (1, expected), "{fault:?}");
+        for request in server.requests() {
+            assert_eq!(request.key(), key(1, 1), "{fault:?}");
+            assert_eq!(request.body, document(1, 1, 20_000).as_bytes(), "{fault:?}");
         }
+        // what is left on the connection is nobody's answer
+        state.put(&["webhook"], 2, 1).await;
+        ship.wake().ring();
+        state.settled("webhook").await;
+        assert_eq!(state.delivery("webhook", 2, 1).await.0, 1, "{fault:?}");
         ship.stop(Duration::from_secs(5)).await;
     });
     futures_util::future::join_all(tests).await;
@@ -232,16 +54,16 @@ async fn send_once(url: &str) -> Answer {
 #[tokio::test]
 async fn what_is_kept_of_an_answer_is_bounded_and_harmless() {
     for fault in [Fault::EndlessBody, Fault::GzipBomb] {
-        let server = RawServer::start(fault).await;
+        let server = FaultReceiver::first(fault).await;
         let answer = send_once(&server.url).await;
         let Answer::Http { status: 500, excerpt, .. } = &answer else { panic!("{answer:?}") };
         assert_eq!(excerpt.len(), 2_048, "{fault:?}");
         assert!(excerpt.chars().all(|c| c == 'A'), "{fault:?}: unpacked");
     }
-    let server = RawServer::start(Fault::HtmlPage).await;
+    let server = FaultReceiver::first(Fault::HtmlPage).await;
     let text = policy::describe(&send_once(&server.url).await);
     assert_eq!(text, "HTTP 502: <html> [31m bad gateway </html>");
-    let server = RawServer::start(Fault::TruncatedError).await;
+    let server = FaultReceiver::first(Fault::TruncatedError).await;
     assert_eq!(policy::describe(&send_once(&server.url).await), "HTTP 503: wait");
 }
 
@@ -270,7 +92,7 @@ async fn nobody_listening_is_told_apart_from_no_answer() {
     assert!(text.contains("refused") && !text.contains("pa55"), "{text}");
     let finding = &sink.check().await[0];
     assert!(finding.level == Level::Problem && !finding.text.contains("pa55"), "{finding:?}");
-    let server = RawServer::start(Fault::Stall).await;
+    let server = FaultReceiver::first(Fault::Stall).await;
     assert!(matches!(send_once(&server.url).await, Answer::Unanswered(text) if text.contains("within 1 s")));
 }
 
