@@ -1,14 +1,14 @@
 # `make` lists what there is. Works as root and as any user.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reliability e2e lint bench image deny build clean
+.PHONY: help demo test reliability e2e lint bench bench-parts image deny build clean
 
 # rustup's default place, for shells that have not been told
 export PATH := $(PATH):$(HOME)/.cargo/bin
 IMAGE ?= callferry:latest
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: build ## build, then carry real captured calls from a SQLite PBX database to a receiver; ends by itself
 	@target/release/callferry demo
@@ -34,8 +34,13 @@ lint: ## format check, clippy with warnings denied, shell scripts, rules and das
 	@scripts/install-missing.sh build
 	@scripts/lint.sh
 
-bench: ## measure the pure parts
-	cargo bench --locked
+bench: ## measure the whole way on two cores: backlogs, live calls, a million calls of history (15 minutes; docs/performance.md)
+	@scripts/install-missing.sh test
+	cargo bench --locked --bench e2e
+
+bench-parts: ## measure the pure parts: grouping, judging, building
+	@scripts/install-missing.sh build
+	cargo bench --locked --bench correlate
 
 image: ## build the Docker image
 	docker build --file docker/Dockerfile --tag $(IMAGE) .

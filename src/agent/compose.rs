@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::marks::{MarkBook, Marked};
 use super::progress;
-use crate::call::{CallState, CdrRow, CelEvent, CelRow, Content, Row, SCHEMA, SourceInfo, Timestamp, Tombstone};
+use crate::call::{
+    CallState, CdrRow, CelEvent, CelRow, Content, Discrepancy, Row, RowCounts, SCHEMA, SourceInfo, Timestamp, Tombstone,
+};
 use crate::correlate::{self, CallRows, Rules, Suppressed, Zone, ids};
 use crate::store::fold::{self, HeldRow};
 use crate::store::ledger::{Absorbed, ContentHash, Entry, Key, Settled, State};
@@ -38,6 +40,8 @@ pub type FreezeRows = fn(&CallRows, &Zone) -> Vec<u8>;
 pub struct Built {
     pub rows: CallRows,
     pub content: Content,
+    /// The content as JSON, without discrepancies and counts of rows.
+    pub text: String,
     /// The filter that keeps it back.
     pub suppressed: Option<Suppressed>,
     pub hash: ContentHash,
@@ -88,11 +92,12 @@ pub fn build(
     if matches!(stage, Stage::Up { .. }) {
         progress::so_far(&mut content);
     }
-    let hash = hash(&mut content)?;
+    let (text, hash) = text_and_hash(&mut content)?;
     let suppressed = correlate::suppressed(&rows, rules, &content);
     Ok(Built {
         rows,
         content,
+        text,
         suppressed,
         hash,
         keys,
@@ -116,29 +121,22 @@ fn split(rows: &[HeldRow]) -> CallRows {
     split
 }
 
-/// Over what receivers see of the content: counts of rows and discrepancies change without the call being another.
-fn hash(content: &mut Content) -> Result<ContentHash> {
-    struct Hasher(Sha256);
-    impl std::io::Write for Hasher {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.update(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+/// The end of a content's text without discrepancies and counts of rows, which are its last fields.
+const WITHOUT_COUNTS: &str = r#""discrepancies":[],"rows":{"cel":0,"cdr":0}}"#;
+
+/// What receivers see of the content as JSON, and the hash over it: counts of rows and discrepancies change without the
+/// call being another.
+fn text_and_hash(content: &mut Content) -> Result<(String, ContentHash)> {
     let rows = std::mem::take(&mut content.rows);
     let discrepancies = std::mem::take(&mut content.discrepancies);
-    let mut writer = std::io::BufWriter::with_capacity(8_192, Hasher(Sha256::new()));
-    let written = serde_json::to_writer(&mut writer, &*content);
+    let written = serde_json::to_string(&*content);
     content.rows = rows;
     content.discrepancies = discrepancies;
-    written.map_err(|e| StoreError::Content(e.to_string()))?;
-    let digest = writer.into_inner().map_err(|e| StoreError::Content(e.to_string()))?.0.finalize();
+    let text = written.map_err(|e| StoreError::Content(e.to_string()))?;
+    let digest = Sha256::digest(text.as_bytes());
     let mut short = [0; 16];
     short.copy_from_slice(&digest[..16]);
-    Ok(short)
+    Ok((text, short))
 }
 
 /// The id a call gets when it is recorded first.
@@ -180,15 +178,8 @@ pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, stage
         _ => first_revision(frame, started_at.unwrap_or(ended_at)),
     };
     let document = if written {
-        let call = DocumentRef {
-            schema: SCHEMA,
-            id: &id,
-            revision,
-            supersedes: &supersedes,
-            source: &frame.source,
-            content: &built.content,
-        };
-        Some(without_nul(serde_json::to_string(&call).map_err(|e| StoreError::Content(e.to_string()))?))
+        let call = Head { schema: SCHEMA, id: &id, revision, supersedes: &supersedes, source: &frame.source };
+        Some(without_nul(document(&call, &built.content, &built.text)?))
     } else {
         None
     };
@@ -223,16 +214,36 @@ pub fn settle(built: Built, entries: &[Entry], frame: &Frame, zone: &Zone, stage
     Ok(settled)
 }
 
-/// [`crate::call::Call`] without owning its parts.
+/// What a [`crate::call::Call`] has before its content.
 #[derive(Serialize)]
-struct DocumentRef<'a> {
+struct Head<'a> {
     schema: &'a str,
     id: &'a str,
     revision: i64,
     supersedes: &'a [String],
     source: &'a SourceInfo,
-    #[serde(flatten)]
-    content: &'a Content,
+}
+
+/// The document of a call, put together from its head and the `text` its content was written as for the hash.
+fn document(head: &Head<'_>, content: &Content, text: &str) -> Result<String> {
+    #[derive(Serialize)]
+    struct Tail<'a> {
+        discrepancies: &'a [Discrepancy],
+        rows: &'a RowCounts,
+    }
+    let json_error = |e: serde_json::Error| StoreError::Content(e.to_string());
+    let mut document = serde_json::to_string(head).map_err(json_error)?;
+    let tail = Tail { discrepancies: &content.discrepancies, rows: &content.rows };
+    let tail = serde_json::to_string(&tail).map_err(json_error)?;
+    let middle = text.strip_prefix('{').and_then(|t| t.strip_suffix(WITHOUT_COUNTS));
+    let middle = middle.ok_or_else(|| StoreError::Content("a content whose last field is another".to_owned()))?;
+    document.reserve_exact(middle.len() + tail.len());
+    // `}` gives way to the content, whose own end is the tail
+    document.pop();
+    document.push(',');
+    document.push_str(middle);
+    document.push_str(tail.get(1..).unwrap_or_default());
+    Ok(document)
 }
 
 /// Takes the escape of U+0000 out of JSON: it means nothing in a name or a path, and databases refuse documents with it.
@@ -352,6 +363,7 @@ pub fn with_own_linkedid(rows: Vec<HeldRow>, marks: &MarkBook) -> Vec<HeldRow> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::{Call, SourceKind};
 
     #[test]
     fn no_document_has_a_nul_and_nothing_else_is_changed() {
@@ -360,5 +372,27 @@ mod tests {
             let read: Vec<String> = serde_json::from_str(&json).expect("JSON");
             assert_eq!(read, [text.replace('\0', "")], "{json}");
         }
+    }
+
+    #[test]
+    fn a_document_is_the_call_as_it_would_be_written_whole() {
+        let row = CdrRow { uniqueid: "1795213604.12".into(), linkedid: "1795213604.12".into(), ..CdrRow::default() };
+        let rows = CallRows { cdr: vec![Arc::new(row)], ..CallRows::default() };
+        let mut content = correlate::build(&rows, &Rules::default(), &Zone::Fixed(0), &correlate::Marks::default());
+        content.discrepancies.push(Discrepancy { code: "code".into(), text: "a \"text\"".into() });
+        let (text, _) = text_and_hash(&mut content).expect("JSON");
+        let source = SourceInfo { id: "pbx".into(), kind: SourceKind::Asterisk, host: None };
+        let head =
+            Head { schema: SCHEMA, id: "pbx:1", revision: 2, supersedes: &["pbx:0".to_owned()], source: &source };
+        let document = document(&head, &content, &text).expect("JSON");
+        let call = Call {
+            schema: SCHEMA.into(),
+            id: "pbx:1".into(),
+            revision: 2,
+            supersedes: vec!["pbx:0".into()],
+            source: source.clone(),
+            content,
+        };
+        assert_eq!(document, serde_json::to_string(&call).expect("JSON"));
     }
 }

@@ -22,6 +22,10 @@ const ROUND: Duration = Duration::from_secs(5);
 const STEP: usize = 250;
 /// Between two steps: others want the writer too.
 const BREATH: Duration = Duration::from_millis(5);
+/// Rounds between two walks through the calls that are kept, while there is room.
+const WALK_ROUNDS: u32 = 120;
+/// Tenths of the budget from which on calls are kept for less long.
+const TIGHT: u64 = 7;
 /// Rounds between looking at the tables that grow slowly.
 const SLOW_ROUNDS: u32 = 60;
 /// Free pages are given back when they are more than this share of the file, and never below this many bytes.
@@ -84,7 +88,12 @@ impl Maintenance {
     async fn tidy(&self, rounds: &mut Rounds) -> Result<()> {
         let (used, free) = self.store.read(retention::used_and_free).await?;
         let now = self.clock.now();
-        self.sweep(&mut rounds.sweep, self.ended_before(now, used), now).await?;
+        let ended_before = self.ended_before(now, used);
+        self.store.set_let_go_before(ended_before);
+        // what is kept is looked through now and then: history goes when it is delivered
+        if rounds.count.is_multiple_of(WALK_ROUNDS) || self.tenths(used) >= TIGHT {
+            self.sweep(&mut rounds.sweep, ended_before, now).await?;
+        }
         self.drop_dead(rounds).await?;
         if free > FREE_KEPT && free > (used + free) / FREE_SHARE {
             self.store.write(|conn| retention::shrink(conn, 2_000)).await?;
@@ -125,14 +134,18 @@ impl Maintenance {
     /// Delivered calls that ended before this moment may go. The nearer the budget, the sooner.
     fn ended_before(&self, now: Timestamp, used: u64) -> Timestamp {
         let retention = i64::try_from(self.config.retention.as_micros()).unwrap_or(i64::MAX);
-        let tenths = used.saturating_mul(10) / self.config.max_size.max(1);
-        let kept = match tenths {
-            0..=6 => retention,
+        let kept = match self.tenths(used) {
+            0..TIGHT => retention,
             7 => retention / 4,
             8 => retention / 24,
             _ => 0,
         };
         now.plus_micros(-kept)
+    }
+
+    /// How much of the budget is used.
+    fn tenths(&self, used: u64) -> u64 {
+        used.saturating_mul(10) / self.config.max_size.max(1)
     }
 
     /// Walks once through the calls that are kept.

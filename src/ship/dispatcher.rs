@@ -21,7 +21,7 @@ use crate::call::Timestamp;
 use crate::config::DeliveryConfig;
 use crate::metrics;
 use crate::store::outbox::{self, Outcome, Page};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, retention};
 
 /// Bytes of documents loaded at once.
 const PAGE_BYTES: usize = 4 << 20;
@@ -264,16 +264,19 @@ impl Dispatcher {
         let outcomes = std::mem::take(&mut self.results);
         let (name, now, snapshot, rows) = (self.name, self.clock.now(), self.health.snapshot(), self.limits.rows);
         let store = self.store.clone();
+        let let_go_before = store.let_go_before();
         self.tasks.spawn(async move {
             let kept = Arc::new(outcomes);
             let outcomes = kept.clone();
             let result = store
                 .write(move |conn| {
                     outbox::record(conn, &outcomes, now)?;
+                    let delivered = outcomes.iter().filter(|(_, o)| *o == Outcome::Delivered).map(|(d, _)| *d);
+                    let delivered: Vec<i64> = delivered.collect();
                     if rows {
-                        let delivered = outcomes.iter().filter(|(_, o)| *o == Outcome::Delivered).map(|(d, _)| *d);
-                        outbox::release_rows(conn, &delivered.collect::<Vec<_>>())?;
+                        outbox::release_rows(conn, &delivered)?;
                     }
+                    retention::delivered(conn, &delivered, let_go_before)?;
                     if hasten {
                         outbox::hasten(conn, name, now)?;
                     }

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::Connection;
@@ -29,6 +30,7 @@ pub mod uploads;
 pub use ballast::{BALLAST, BALLAST_FILE, Ballast};
 pub use open::{agent_runs, open_read_only};
 
+use crate::call::Timestamp;
 use threads::{Reader, Writer};
 
 /// The state file inside the state directory.
@@ -117,6 +119,7 @@ struct Inner {
     reader: Reader,
     path: PathBuf,
     ballast: ballast::Keeper,
+    let_go_before: AtomicI64,
     // declared after the threads: both connections are closed before the role is given back
     lock: Mutex<Option<File>>,
 }
@@ -144,8 +147,18 @@ impl Store {
             reader: Reader::start(read),
             path,
             ballast,
+            let_go_before: AtomicI64::new(i64::MIN),
             lock: Mutex::new(Some(lock)),
         })))
+    }
+
+    /// Calls that ended before this moment need not be kept once they are delivered. Nothing is let go until this was set.
+    pub fn let_go_before(&self) -> Timestamp {
+        Timestamp::from_micros(self.0.let_go_before.load(Ordering::Relaxed))
+    }
+
+    pub fn set_let_go_before(&self, moment: Timestamp) {
+        self.0.let_go_before.store(moment.micros(), Ordering::Relaxed);
     }
 
     /// Path of the state file.

@@ -4,7 +4,7 @@
 //! delivered. The ledger stays [`LEDGER_DAYS`], long after them. What waits for a sink is never touched; dead letters give
 //! way only where the budget leaves nothing else.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Result;
 use crate::call::Timestamp;
@@ -89,6 +89,23 @@ pub fn drop_dead(conn: &Connection, limit: usize) -> Result<usize> {
         let_go(conn, *call)?;
     }
     Ok(calls.len())
+}
+
+/// Lets go of calls whose deliveries have just ended well and that ended before `ended_before`, unless another sink still
+/// wants them: history does not wait for the next walk.
+pub fn delivered(conn: &Connection, deliveries: &[i64], ended_before: Timestamp) -> Result<()> {
+    let mut find = conn.prepare_cached(
+        "SELECT d.call FROM delivery d JOIN ledger l ON l.call = d.call
+          WHERE d.delivery = ?1 AND l.ended_at < ?2 AND l.state <> 'in_progress' AND NOT EXISTS (
+              SELECT 1 FROM delivery o WHERE o.call = d.call AND o.state IN (0, 2))",
+    )?;
+    for delivery in deliveries {
+        let call = find.query_row(params![delivery, ended_before.micros()], |r| r.get(0)).optional()?;
+        if let Some(call) = call {
+            let_go(conn, call)?;
+        }
+    }
+    Ok(())
 }
 
 fn let_go(conn: &Connection, call: i64) -> Result<()> {

@@ -55,7 +55,8 @@ impl MariaDb {
         Some((server, port, ca))
     }
 
-    async fn with(more: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
+    /// With settings of its own, which win over those tests have; `more` is given the server's directory.
+    pub async fn with(more: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
         let Some(mariadbd) = server::program("mariadbd", &[]).or_else(|| server::program("mysqld", &[])) else {
             server::missing("MariaDB", "mariadb-server");
             return None;
@@ -82,8 +83,8 @@ impl MariaDb {
                 .arg(format!("--log-error={}", dir.join("log").display()))
                 .args(["--skip-networking", "--innodb-buffer-pool-size=16M", "--innodb-log-file-size=8M"])
                 .args(["--innodb-flush-log-at-trx-commit=2", "--skip-log-bin", "--performance-schema=OFF"])
-                .args(&more)
-                .args(["--max-connections=100", "--default-time-zone=+05:30"]);
+                .args(["--max-connections=100", "--default-time-zone=+05:30"])
+                .args(&more);
             command
         });
         let server = Self { directory, process };

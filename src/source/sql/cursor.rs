@@ -127,6 +127,11 @@ impl IdLane {
         self.pending.as_ref().or(self.position.as_ref()).map_or(0, |p| p.generation)
     }
 
+    /// The latest time of a row that was read, as the table shows it.
+    pub fn reached(&self) -> Option<i64> {
+        self.position.as_ref().and_then(|p| p.written)
+    }
+
     pub fn committed(&mut self) {
         if let Some(pending) = self.pending.take() {
             self.position = Some(pending);
@@ -321,8 +326,14 @@ impl IdLane {
     ) {
         found.more = fresh.len() >= visit.page;
         let mut known = !position.trail.is_empty();
-        for cells in fresh {
-            let Some(id) = read::id(shape, cells).filter(|id| *id > position.id) else { continue };
+        let mut fresh: Vec<_> = fresh.into_iter().filter_map(|c| Some((read::id(shape, c)?, c))).collect();
+        let begin = position.id;
+        fresh.retain(|(id, _)| *id > begin);
+        fresh.sort_by_key(|(id, _)| *id);
+        fresh.dedup_by_key(|(id, _)| *id);
+        // a fingerprint costs as much as reading the row: only those that stay in the trail are made
+        let marked_from = fresh.len().saturating_sub(TRAIL);
+        for (n, (id, cells)) in fresh.into_iter().enumerate() {
             let row = read::row(shape, cells);
             let written = row.as_ref().ok().and_then(written_at);
             let difference = id - position.id;
@@ -341,12 +352,14 @@ impl IdLane {
             }
             known = true;
             position.id = id;
-            let mark = mark_of_row(&row);
-            if position.trail.len() == TRAIL {
-                position.trail.remove(0);
+            if n >= marked_from {
+                let mark = mark_of_row(&row);
+                if position.trail.len() == TRAIL {
+                    position.trail.remove(0);
+                }
+                position.trail.push((id, mark.clone()));
+                position.row = Some(mark);
             }
-            position.trail.push((id, mark.clone()));
-            position.row = Some(mark);
             position.written = position.written.max(written.map(raw_micros));
             if position.stride.step() > 1 {
                 self.recent.push_back((id, visit.now));

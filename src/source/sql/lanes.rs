@@ -112,6 +112,11 @@ impl TimeLane {
         self.pending.as_ref().or(self.position.as_ref()).map_or(0, |p| p.generation)
     }
 
+    /// Where the walk under way stands, as the table shows it.
+    pub fn reached(&self) -> Option<i64> {
+        self.position.as_ref().and_then(|p| p.walk).and_then(|w| w.at)
+    }
+
     pub fn committed(&mut self) {
         let Some(pending) = self.pending.take() else { return };
         self.position = Some(pending);

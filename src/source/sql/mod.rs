@@ -5,6 +5,7 @@
 //! [`audit`] compares counts, [`recordings`] reads the recordings table, [`zone`] tells the zone of readings, [`read`] makes rows of cells. A poll in the steady state
 //! asks three statements: the clock, channel events, records.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -231,9 +232,24 @@ struct Reader {
     shape: Option<Shape>,
     lane: Option<Lane>,
     stored: Option<Stored>,
+    /// The last poll filled its page: there is more to read at once.
+    behind: bool,
 }
 
 impl Reader {
+    /// How far history has been read, while there is more of it: a moment, microseconds.
+    fn reached(&self, zone: Option<&Zone>) -> Option<i64> {
+        let (Some(shape), true) = (&self.shape, self.behind) else { return None };
+        let raw = match self.lane.as_ref()? {
+            Lane::Id(lane) => lane.reached(),
+            Lane::Time(lane) => lane.reached(),
+        }?;
+        match zone {
+            Some(zone) if !is_moment(shape) => Some(zone.moment(WallTime(raw), None).micros()),
+            _ => Some(raw),
+        }
+    }
+
     /// Fits the lane to what the table turned out to be.
     fn settle(&mut self, shape: Shape) {
         // after a reconnect only what has changed is worth a word
@@ -299,7 +315,7 @@ impl SqlSource {
                     None
                 }
             });
-            Reader { table, name, shape: None, lane: None, stored }
+            Reader { table, name, shape: None, lane: None, stored, behind: false }
         });
         let start = positions.get(START_POSITION).map(|text| start_of(text));
         Self {
@@ -354,12 +370,18 @@ impl SqlSource {
             // the clock
             statements: 1,
         };
-        for reader in &mut self.readers {
+        let waits = ahead(&self.readers, visit.zone.as_ref());
+        for (n, reader) in self.readers.iter_mut().enumerate() {
             let (Some(lane), Some(shape)) = (&mut reader.lane, &reader.shape) else { continue };
+            if waits == Some(n) {
+                (batch.more, batch.caught_up) = (true, false);
+                continue;
+            }
             let found = match lane {
                 Lane::Id(lane) => lane.poll(&mut visit, shape).await?,
                 Lane::Time(lane) => lane.poll(&mut visit, shape, wishes).await?,
             };
+            reader.behind = found.more;
             batch.more |= found.more;
             batch.caught_up &= found.complete && !found.more;
             batch.gaps_given_up += found.gaps_given_up;
@@ -425,6 +447,17 @@ impl SqlSource {
         }
         self.probed = Some(Instant::now());
         Ok(())
+    }
+}
+
+/// Of two tables whose history is being read, the one that has come further: it waits, so that the pieces of a call are
+/// read together. A record stands for many events; read at the same pace, records of months would wait for theirs.
+fn ahead(readers: &[Reader], zone: Option<&Zone>) -> Option<usize> {
+    let [one, other] = readers else { return None };
+    match one.reached(zone)?.cmp(&other.reached(zone)?) {
+        Ordering::Less => Some(1),
+        Ordering::Equal => None,
+        Ordering::Greater => Some(0),
     }
 }
 

@@ -7,8 +7,8 @@ use compact_str::CompactString;
 use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
-use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlRow, MySqlSslMode, MySqlValueRef};
-use sqlx::{AssertSqlSafe, ConnectOptions, Decode, Executor, MySqlConnection, Row, TypeInfo, ValueRef};
+use sqlx::mysql::{MySqlConnectOptions, MySqlDatabaseError, MySqlRow, MySqlSslMode, MySqlTypeInfo, MySqlValueRef};
+use sqlx::{AssertSqlSafe, Column, ConnectOptions, Decode, Executor, MySqlConnection, Row, TypeInfo, ValueRef};
 
 use super::backend::{Backend, Cell, ColumnInfo, Description, IndexInfo, Param, Rows, TableName, server};
 use super::driver;
@@ -154,9 +154,13 @@ impl MySqlBackend {
             }
             let mut rows = Rows::default();
             {
+                let mut kinds = Vec::new();
                 let mut stream = query.fetch(&mut connection);
                 while let Some(row) = stream.try_next().await? {
-                    rows.push(cells(&row));
+                    if kinds.len() != row.len() {
+                        kinds = row.columns().iter().map(|c| Kind::of(c.type_info())).collect();
+                    }
+                    rows.push(cells(&row, &kinds));
                 }
             }
             Ok::<_, sqlx::Error>((connection, rows))
@@ -267,28 +271,51 @@ fn naive(micros: i64) -> NaiveDateTime {
     DateTime::from_timestamp_micros(micros).unwrap_or_default().naive_utc()
 }
 
-fn cells(row: &MySqlRow) -> impl Iterator<Item = Cell> + '_ {
-    (0..row.len()).map(|i| row.try_get_raw(i).map_or(Cell::Null, cell))
+/// How a column's values are read: the same for every row of an answer.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Int,
+    Unsigned,
+    Float,
+    Wall,
+    Utc,
+    Text,
 }
 
-fn cell(value: MySqlValueRef<'_>) -> Cell {
+impl Kind {
+    fn of(info: &MySqlTypeInfo) -> Self {
+        match info.name() {
+            "BOOLEAN" | "TINYINT" | "SMALLINT" | "INT" | "MEDIUMINT" | "BIGINT" => Self::Int,
+            name if name.ends_with("UNSIGNED") => Self::Unsigned,
+            "FLOAT" | "DOUBLE" => Self::Float,
+            "DATETIME" | "DATE" => Self::Wall,
+            "TIMESTAMP" => Self::Utc,
+            _ => Self::Text,
+        }
+    }
+}
+
+fn cells(row: &MySqlRow, kinds: &[Kind]) -> impl Iterator<Item = Cell> {
+    kinds.iter().enumerate().map(|(i, kind)| row.try_get_raw(i).map_or(Cell::Null, |value| cell(value, *kind)))
+}
+
+fn cell(value: MySqlValueRef<'_>, kind: Kind) -> Cell {
     if value.is_null() {
         return Cell::Null;
     }
-    let info = value.type_info().into_owned();
-    match info.name() {
-        "BOOLEAN" | "TINYINT" | "SMALLINT" | "INT" | "MEDIUMINT" | "BIGINT" => {
-            <i64 as Decode<sqlx::MySql>>::decode(value).map_or(Cell::Null, Cell::Int)
-        }
-        name if name.ends_with("UNSIGNED") => <u64 as Decode<sqlx::MySql>>::decode(value)
+    match kind {
+        Kind::Int => <i64 as Decode<sqlx::MySql>>::decode(value).map_or(Cell::Null, Cell::Int),
+        Kind::Unsigned => <u64 as Decode<sqlx::MySql>>::decode(value)
             .map_or(Cell::Null, |u| Cell::Int(i64::try_from(u).unwrap_or(i64::MAX))),
-        "FLOAT" | "DOUBLE" => <f64 as Decode<sqlx::MySql>>::decode(value).map_or(Cell::Null, Cell::Float),
+        Kind::Float => <f64 as Decode<sqlx::MySql>>::decode(value).map_or(Cell::Null, Cell::Float),
         // an impossible date (2026-00-00) is an unknown one
-        "DATETIME" | "DATE" => <NaiveDateTime as Decode<sqlx::MySql>>::decode(value)
-            .map_or(Cell::Null, |t| Cell::Wall(t.and_utc().timestamp_micros())),
-        "TIMESTAMP" => <NaiveDateTime as Decode<sqlx::MySql>>::decode(value)
-            .map_or(Cell::Null, |t| Cell::Utc(t.and_utc().timestamp_micros())),
-        _ => <&[u8] as Decode<sqlx::MySql>>::decode(value)
+        Kind::Wall => micros(value).map_or(Cell::Null, Cell::Wall),
+        Kind::Utc => micros(value).map_or(Cell::Null, Cell::Utc),
+        Kind::Text => <&[u8] as Decode<sqlx::MySql>>::decode(value)
             .map_or(Cell::Null, |bytes| Cell::Text(CompactString::from_utf8_lossy(bytes))),
     }
+}
+
+fn micros(value: MySqlValueRef<'_>) -> Option<i64> {
+    <NaiveDateTime as Decode<sqlx::MySql>>::decode(value).ok().map(|t| t.and_utc().timestamp_micros())
 }

@@ -33,8 +33,16 @@ pub fn row(shape: &Shape, cells: &[Cell]) -> Result<Row, Quarantined> {
         Table::Cdr => Field::Cdr(CdrColumn::UniqueId),
     };
     let at = shape.columns.iter().position(|(f, _)| *f == uniqueid);
-    let uniqueid = at.and_then(|i| values.get(i)).map(Cell::text).unwrap_or_default();
-    let time = |cell: &Cell| time(shape, cell, &uniqueid);
+    let number;
+    let uniqueid = match at.and_then(|i| values.get(i)) {
+        Some(Cell::Text(text)) => text.as_str(),
+        Some(other) => {
+            number = other.text();
+            number.as_str()
+        }
+        None => "",
+    };
+    let time = |cell: &Cell| time(shape, cell, uniqueid);
 
     let row = match shape.table {
         Table::Cel => {
@@ -42,7 +50,7 @@ pub fn row(shape: &Shape, cells: &[Cell]) -> Result<Row, Quarantined> {
             for ((field, _), cell) in shape.columns.iter().zip(values) {
                 match field {
                     Field::Cel(CelColumn::EventTime) => row.time = time(cell),
-                    Field::Cel(column) if *cell != Cell::Null => column.set(&mut row, &cell.text()),
+                    Field::Cel(column) => set(cell, |text| column.set(&mut row, text)),
                     _ => {}
                 }
             }
@@ -55,7 +63,7 @@ pub fn row(shape: &Shape, cells: &[Cell]) -> Result<Row, Quarantined> {
                     Field::Cdr(CdrColumn::Start) => row.start = time(cell),
                     Field::Cdr(CdrColumn::Answer) => row.answer = time(cell),
                     Field::Cdr(CdrColumn::End) => row.end = time(cell),
-                    Field::Cdr(column) if *cell != Cell::Null => column.set(&mut row, &cell.text()),
+                    Field::Cdr(column) => set(cell, |text| column.set(&mut row, text)),
                     _ => {}
                 }
             }
@@ -72,6 +80,16 @@ pub fn row(shape: &Shape, cells: &[Cell]) -> Result<Row, Quarantined> {
         return Err(quarantined(shape, cells, "it has neither uniqueid nor linkedid"));
     }
     Ok(row)
+}
+
+/// Most cells are text, and many of them empty: those are not worth a copy.
+fn set(cell: &Cell, mut field: impl FnMut(&str)) {
+    match cell {
+        Cell::Null => {}
+        Cell::Text(text) if text.is_empty() => {}
+        Cell::Text(text) => field(text),
+        other => field(&other.text()),
+    }
 }
 
 /// The time rows are found by, microseconds as the table shows it; also of a row that cannot be read otherwise.
