@@ -1,15 +1,16 @@
 //! How fast rows become calls: one simple call, the captures' mix, and 1k to 1M rows fed in windows as the agent feeds
 //! them (grouped, judged, built, forgotten), where the cost of a row must not grow.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use callferry::call::{CdrRow, CelRow, Row, RowTime, WallTime};
 use callferry::correlate::completion::{Grace, Progress, Verdict};
-use callferry::correlate::group::{GroupId, Grouper};
+use callferry::correlate::group::{GroupId, GroupMap, Grouper};
 use callferry::correlate::ids::Id;
 use callferry::correlate::{CallRows, Marks, Rules, Zone, build};
 use callferry::source::csv;
@@ -18,16 +19,30 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 const ZONE: Zone = Zone::Named(chrono_tz::Europe::Prague);
 const GRACE: Grace = Grace { cdr: 0, quiet: 0, cdr_only: 0, has_cel: true, has_cdr: true };
 
+/// A phone calls another, which answers.
+const SIMPLE: &str = "tests/data/captures/01-internal-answered/run1";
+
 fn rules() -> Rules {
     Rules { trunks: vec!["PJSIP/trunk-*".to_owned()], ..Rules::default() }
 }
 
-/// Rows of one capture run.
+/// Rows of one capture run in the order in which they were written: a record when its channel has ended.
 fn capture(dir: &Path) -> Vec<Row> {
     let read = |name: &str| File::open(dir.join(name)).expect("a file of the capture");
     let mut rows = csv::read_cel(read("cel.csv"), "cel").expect("CEL rows").rows;
     rows.append(&mut csv::read_cdr(read("cdr.csv"), "cdr").expect("CDR rows").rows);
+    rows.sort_by_key(|row| match row {
+        Row::Cel(r) => r.time.map(micros),
+        // whole seconds, cut off
+        Row::Cdr(r) => r.end.map(|t| micros(t) + 1_000_000),
+    });
     rows
+}
+
+fn micros(time: RowTime) -> i64 {
+    match time {
+        RowTime::Utc(us) | RowTime::Wall(WallTime(us)) => us,
+    }
 }
 
 fn captures() -> Vec<Vec<Row>> {
@@ -45,7 +60,7 @@ fn captures() -> Vec<Vec<Row>> {
 /// The rows of each call of a set.
 fn grouped(rows: &[Row]) -> Vec<CallRows> {
     let mut grouper = Grouper::default();
-    let mut groups: HashMap<GroupId, Vec<Row>> = HashMap::new();
+    let mut groups: GroupMap<Vec<Row>> = GroupMap::default();
     for row in rows {
         let Ok(Some(joined)) = grouper.add(row) else { continue };
         let mut members: Vec<Row> = joined.absorbed.iter().filter_map(|g| groups.remove(g)).flatten().collect();
@@ -93,60 +108,103 @@ fn later(row: &Row, seconds: i64, counter: u64) -> Row {
     }
 }
 
-/// At least `count` rows of the captures' mix, call after call.
-fn traffic(captures: &[Vec<Row>], count: usize) -> Vec<Row> {
-    let mut rows = Vec::with_capacity(count + 1_000);
-    for round in 0.. {
-        for (i, capture) in captures.iter().enumerate() {
-            let shift = (round * captures.len() + i) as i64;
-            rows.extend(capture.iter().map(|r| later(r, shift, shift as u64 * 1_000)));
-        }
-        if rows.len() >= count {
-            rows.truncate(count);
-            return rows;
+/// How many calls are up at a time: their rows come mixed, as a table holds them.
+const UP_AT_A_TIME: usize = 50;
+/// Rows that a source reads at a time.
+const WINDOW: usize = 2_000;
+
+/// Calls of these shapes without end. Rows are made as they are asked for: what a source reads is memory just written,
+/// and gone once its call is shipped.
+struct Traffic<'a> {
+    shapes: &'a [Vec<Row>],
+    /// Calls that are up: the shape and how far it has come, with its distance in time.
+    up: Vec<(std::slice::Iter<'a, Row>, i64)>,
+    /// How many calls have begun.
+    begun: usize,
+    turn: usize,
+}
+
+impl<'a> Traffic<'a> {
+    fn new(shapes: &'a [Vec<Row>]) -> Self {
+        Self { shapes, up: Vec::new(), begun: 0, turn: 0 }
+    }
+
+    /// Of the calls that are up each in its turn; a new one begins where one has ended.
+    fn row(&mut self) -> Row {
+        loop {
+            if self.up.len() < UP_AT_A_TIME {
+                self.up.push((self.shapes[self.begun % self.shapes.len()].iter(), self.begun as i64));
+                self.begun += 1;
+            }
+            self.turn = (self.turn + 1) % self.up.len();
+            let (rows, shift) = &mut self.up[self.turn];
+            match rows.next() {
+                Some(row) => return later(row, *shift, *shift as u64 * 1_000),
+                None => drop(self.up.swap_remove(self.turn)),
+            }
         }
     }
-    rows
+
+    fn window(&mut self, rows: usize) -> Vec<Row> {
+        (0..rows).map(|_| self.row()).collect()
+    }
 }
 
 /// As the agent works: a window of rows is grouped and observed, then whatever is complete is built and forgotten.
-fn feed(rows: &[Row], window: usize, rules: &Rules) -> usize {
-    let mut grouper = Grouper::default();
-    let mut open: HashMap<GroupId, (Vec<Row>, Progress)> = HashMap::new();
-    let mut built = 0;
-    for chunk in rows.chunks(window) {
-        let mut touched: Vec<GroupId> = Vec::new();
-        for row in chunk {
-            let Ok(Some(joined)) = grouper.add(row) else { continue };
-            let mut entry = open.remove(&joined.group).unwrap_or_default();
+#[derive(Default)]
+struct Feed {
+    grouper: Grouper,
+    open: GroupMap<(Vec<Row>, Progress)>,
+    touched: BTreeSet<GroupId>,
+    built: usize,
+}
+
+impl Feed {
+    fn take(&mut self, window: Vec<Row>, rules: &Rules) {
+        for row in window {
+            let Ok(Some(joined)) = self.grouper.add(&row) else { continue };
             for gone in &joined.absorbed {
-                if let Some((members, progress)) = open.remove(gone) {
-                    entry.0.extend(members);
-                    entry.1.absorb(progress);
+                if let Some((members, progress)) = self.open.remove(gone) {
+                    let (rows, known) = self.open.entry(joined.group).or_default();
+                    rows.extend(members);
+                    known.absorb(progress);
                 }
             }
-            entry.0.push(row.clone());
-            entry.1.observe(row, &ZONE);
-            open.insert(joined.group, entry);
-            touched.push(joined.group);
+            let (rows, progress) = self.open.entry(joined.group).or_default();
+            progress.observe(&row, &ZONE);
+            rows.push(row);
+            self.touched.insert(joined.group);
         }
-        for group in touched {
-            let ended = open.get(&group).is_some_and(|(_, p)| p.verdict(&GRACE) != Verdict::Open);
-            if ended && let Some((members, _)) = open.remove(&group) {
+        for group in std::mem::take(&mut self.touched) {
+            let ended = self.open.get(&group).is_some_and(|(_, p)| p.verdict(&GRACE) != Verdict::Open);
+            if ended && let Some((members, _)) = self.open.remove(&group) {
                 black_box(build(&CallRows::of(&members), rules, &ZONE, &Marks::default()));
-                grouper.forget(group);
-                built += 1;
+                self.grouper.forget(group);
+                self.built += 1;
             }
         }
     }
-    built
+}
+
+/// The time it takes to feed `count` rows, without that of making them; and how many calls came out.
+fn feed(shapes: &[Vec<Row>], count: usize, rules: &Rules) -> (Duration, usize) {
+    let mut traffic = Traffic::new(shapes);
+    let mut feed = Feed::default();
+    let (mut took, mut left) = (Duration::ZERO, count);
+    while left > 0 {
+        let window = traffic.window(left.min(WINDOW));
+        left -= window.len();
+        let begun = Instant::now();
+        feed.take(window, rules);
+        took += begun.elapsed();
+    }
+    (took, feed.built)
 }
 
 fn build_calls(c: &mut Criterion) {
     let rules = rules();
     let all = captures();
-    let simple = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures/01-internal-answered/run1");
-    let simple = grouped(&capture(&simple));
+    let simple = grouped(&capture(&Path::new(env!("CARGO_MANIFEST_DIR")).join(SIMPLE)));
     let mix: Vec<CallRows> = all.iter().flat_map(|rows| grouped(rows)).collect();
     let mut group = c.benchmark_group("build");
     group.throughput(Throughput::Elements(simple.len() as u64));
@@ -173,20 +231,21 @@ fn feed_rows(c: &mut Criterion) {
     let all = captures();
     let mut group = c.benchmark_group("feed");
     group.sample_size(10);
+    let sum = |times: u64, shapes: &[Vec<Row>], count: usize| {
+        (0..times).map(|_| black_box(feed(shapes, count, &rules)).0).sum::<Duration>()
+    };
     for count in [1_000, 10_000, 100_000, 1_000_000] {
-        let rows = traffic(&all, count);
         group.throughput(Throughput::Elements(count as u64));
-        group.bench_with_input(BenchmarkId::new("rows", count), &rows, |b, rows| {
-            b.iter(|| black_box(feed(rows, 2_000, &rules)));
-        });
+        group.bench_function(BenchmarkId::new("rows", count), |b| b.iter_custom(|times| sum(times, &all, count)));
     }
-    // calls a second: the simple call, one after another
-    let simple = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/captures/01-internal-answered/run1");
-    let one = [capture(&simple)];
-    let calls = 10_000;
-    let rows = traffic(&one, calls * one[0].len());
-    group.throughput(Throughput::Elements(calls as u64));
-    group.bench_function("simple calls", |b| b.iter(|| black_box(feed(&rows, 2_000, &rules))));
+    // calls a second: the simple call over and over, and the captures' mix
+    let simple = [capture(&Path::new(env!("CARGO_MANIFEST_DIR")).join(SIMPLE))];
+    for (name, shapes) in [("simple calls", &simple[..]), ("captures' mix", &all)] {
+        let rows = 100_000;
+        let (_, calls) = feed(shapes, rows, &rules);
+        group.throughput(Throughput::Elements(calls as u64));
+        group.bench_function(name, |b| b.iter_custom(|times| sum(times, shapes, rows)));
+    }
     group.finish();
 }
 

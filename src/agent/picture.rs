@@ -12,7 +12,7 @@ use super::judge::{End, Policy};
 use super::marks::MarkBook;
 use crate::call::{Row, Timestamp};
 use crate::correlate::completion::Progress;
-use crate::correlate::group::{GroupId, Grouper, Joined};
+use crate::correlate::group::{GroupId, GroupMap, Grouper, Joined};
 use crate::correlate::{Zone, ids};
 use crate::source::Quarantined;
 use crate::store::fold::HeldRow;
@@ -74,7 +74,7 @@ pub struct Open {
 #[derive(Debug, Default)]
 pub struct Picture {
     grouper: Grouper,
-    groups: HashMap<GroupId, Open>,
+    groups: GroupMap<Open>,
     /// Calls of the ledger that are open again.
     calls: HashMap<i64, GroupId>,
     due: BTreeSet<(Timestamp, GroupId)>,

@@ -183,7 +183,7 @@ fn from_events<'a>(scene: &mut Scene<'a>, caller: usize, marks: &Marks, content:
     content.attempts.sort_by_key(|a| a.at);
     content.legs = legs(scene, &media, &tried, &handed, caller);
     content.recordings = records::recordings(scene, &runs);
-    content.journey = journey::journey(scene, &media, &visits, &tried, &handed, caller, content);
+    content.journey = journey::journey(scene, &media, &visits, &handed, caller, content);
     content.discrepancies = records::discrepancies(scene, &media, caller, content);
 }
 
@@ -194,13 +194,13 @@ fn who(scene: &Scene<'_>, runs: &[AppRun<'_>], caller: usize, content: &mut Cont
     content.direction = parties::direction(scene, caller, trunk_out.is_some(), number.as_deref());
     content.from = parties::caller_party(scene, runs, caller, trunk_out.is_some());
     if content.direction == Direction::Inbound {
-        content.trunk_in = chan.trunk.then(|| parties::known(chan.endpoint())).flatten();
+        content.trunk_in = chan.trunk.then(|| parties::known(chan.endpoint)).flatten();
         let did = scene.records.iter().find_map(|r| parties::known(&r.row.did));
         content.did = did.or_else(|| number.clone());
         content.forwarded_external = trunk_out.is_some();
     }
     // an outside party that was called first went out through its own trunk
-    let called_first = || (chan.trunk && chan.dialled).then(|| parties::known(chan.endpoint())).flatten();
+    let called_first = || (chan.trunk && chan.dialled).then(|| parties::known(chan.endpoint)).flatten();
     content.trunk_out = trunk_out.or_else(called_first);
     content.to.number = number;
     if content.to.number.is_none() && parties::is_originate(scene, caller) {
@@ -269,7 +269,7 @@ fn caller_side_end(scene: &Scene<'_>, caller: usize) -> Option<Timestamp> {
         .chans
         .iter()
         .enumerate()
-        .filter(|(i, c)| *i == caller || c.is_real() && !c.dialled && !c.trunk && c.endpoint() == chan.endpoint());
+        .filter(|(i, c)| *i == caller || c.is_real() && !c.dialled && !c.trunk && c.endpoint == chan.endpoint);
     own.map(|(_, c)| c.end).try_fold(Timestamp::from_micros(i64::MIN), |latest, end| Some(latest.max(end?)))
 }
 

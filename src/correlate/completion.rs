@@ -4,9 +4,10 @@
 //! present. A call is complete when every channel of its group has ended and the grace is over, in database time. What is
 //! remembered are sets and extremes, so neither the order nor the repetition of rows matters.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
 use compact_str::CompactString;
+use foldhash::fast::FixedState;
 
 use super::extra;
 use super::ids::{self, Id};
@@ -84,10 +85,9 @@ pub enum Verdict {
     EndsAt(Timestamp),
 }
 
+/// The same for the same text, always: which bridges are kept must not depend on the run.
 fn hashed(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish().max(1)
+    FixedState::default().hash_one(text).max(1)
 }
 
 fn insert_sorted(set: &mut Vec<u64>, value: u64) {
@@ -154,9 +154,9 @@ impl Progress {
         if row.event != CelEvent::BridgeEnter {
             return;
         }
-        let technology = extra::get(&row.extra, "bridge_technology");
+        let [id, technology] = extra::get_all(&row.extra, ["bridge_id", "bridge_technology"]);
         if technology.is_none_or(|t| is_basic_bridge(&t))
-            && let Some(id) = extra::get(&row.extra, "bridge_id")
+            && let Some(id) = id
         {
             self.channel(&row.uniqueid).add_bridge(hashed(&id));
         }

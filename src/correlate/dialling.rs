@@ -205,8 +205,8 @@ fn dialler_by_app<'a>(scene: &Scene<'a>, runs: &[AppRun<'a>], i: usize) -> Optio
         if run.is(DIALLERS) {
             let matched = targets(run.data).find_map(|t| {
                 if chan.is_real() {
-                    let number = t.number_on(chan.endpoint());
-                    return (number.is_some() || t.is_endpoint(chan.endpoint())).then(|| number.unwrap_or(""));
+                    let number = t.number_on(chan.endpoint);
+                    return (number.is_some() || t.is_endpoint(chan.endpoint)).then(|| number.unwrap_or(""));
                 }
                 let local = t.text.strip_prefix("Local/")?;
                 let local = local.strip_suffix("/n").unwrap_or(local);
@@ -237,9 +237,9 @@ fn dialler_by_record<'a>(scene: &Scene<'a>, i: usize) -> Option<(usize, &'a str)
     let chan = &scene.chans[i];
     let record = scene.records.iter().find(|r| chan.is_named(&r.row.dstchannel))?;
     let by = scene.by_id(&record.row.uniqueid).filter(|&d| d != i)?;
-    let number = targets(&record.row.lastdata).find_map(|t| t.number_on(chan.endpoint()));
+    let number = targets(&record.row.lastdata).find_map(|t| t.number_on(chan.endpoint));
     // a record names whoever was bridged with it, also a caller that was handed over
-    let dialled_it = number.is_some() || targets(&record.row.lastdata).any(|t| t.is_endpoint(chan.endpoint()));
+    let dialled_it = number.is_some() || targets(&record.row.lastdata).any(|t| t.is_endpoint(chan.endpoint));
     dialled_it.then(|| (by, number.unwrap_or("")))
 }
 

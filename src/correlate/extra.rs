@@ -34,23 +34,43 @@ pub fn pairs(extra: &str) -> Pairs<'_> {
 
 /// The value of one key; `None` also for the values that stand for "nobody" (empty, `N/A`).
 pub fn get<'a>(extra: &'a str, key: &str) -> Option<Cow<'a, str>> {
+    let [value] = get_all(extra, [key]);
+    value
+}
+
+/// The values of several keys, each as [`get`] gives it, in one reading.
+pub fn get_all<'a, const N: usize>(extra: &'a str, keys: [&str; N]) -> [Option<Cow<'a, str>>; N] {
+    let mut values = [const { None }; N];
     // most rows have no extra, and most keys are looked for in vain
-    if extra.len() < key.len() + 5 {
-        return None;
+    let shortest = keys.iter().map(|key| key.len()).min().unwrap_or(0);
+    if extra.len() < shortest + 5 {
+        return values;
     }
-    pairs(extra).find(|p| p.key == key).map(|p| p.text()).filter(|v| !v.is_empty() && v != "N/A" && v != "null")
+    let mut met = [false; N];
+    for pair in pairs(extra) {
+        // of a key that is given twice the first one counts
+        if let Some(at) = keys.iter().position(|key| *key == pair.key).filter(|&at| !met[at]) {
+            met[at] = true;
+            values[at] = Some(pair.text()).filter(|v| !v.is_empty() && v != "N/A" && v != "null");
+            if met == [true; N] {
+                break;
+            }
+        }
+    }
+    values
 }
 
 impl<'a> Iterator for Pairs<'a> {
     type Item = Pair<'a>;
 
     fn next(&mut self) -> Option<Pair<'a>> {
-        let rest = self.rest.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == ',');
+        let between = self.rest.bytes().take_while(|b| b.is_ascii_whitespace() || *b == b',').count();
+        let rest = &self.rest[between..];
         self.rest = "";
         let rest = rest.strip_prefix('"')?;
         let end = string_end(rest)?;
         let key = &rest[..end];
-        let rest = rest[end + 1..].trim_start().strip_prefix(':')?.trim_start();
+        let rest = rest[end + 1..].trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
         if let Some(text) = rest.strip_prefix('"') {
             let end = string_end(text)?;
             self.rest = &text[end + 1..];

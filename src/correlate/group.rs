@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use compact_str::CompactString;
+use foldhash::fast::RandomState;
 use thiserror::Error;
 
 use super::extra;
@@ -18,6 +19,12 @@ pub use super::nailed::partition;
 /// A group of rows that may be one call (or several, see [`partition`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u64);
+
+/// Something of each group.
+pub type GroupMap<V> = HashMap<GroupId, V, RandomState>;
+
+/// Something of each id or name. Every row looks its ids up, so hashing them has to be quick.
+type NameMap<V> = HashMap<CompactString, V, RandomState>;
 
 /// Where a row went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +57,8 @@ struct Members {
 /// The group of every key.
 #[derive(Debug, Default)]
 struct Labels {
-    unique: HashMap<CompactString, u64>,
-    linked: HashMap<CompactString, u64>,
+    unique: NameMap<u64>,
+    linked: NameMap<u64>,
 }
 
 impl Labels {
@@ -96,8 +103,8 @@ type Intervals = BTreeMap<i64, (i64, u64)>;
 #[derive(Debug, Default)]
 pub struct Grouper {
     label: Labels,
-    groups: HashMap<u64, Members>,
-    names: HashMap<CompactString, Intervals>,
+    groups: HashMap<u64, Members, RandomState>,
+    names: NameMap<Intervals>,
     next: u64,
     /// There is no CEL: channel names tie records together.
     by_name: bool,

@@ -228,7 +228,7 @@ impl Course<'_, '_> {
         let dialled = extra::get(&event.row.extra, "parker_dial_string");
         let lot = extra::get(&event.row.extra, "parking_lot");
         let by = dialled.as_deref().and_then(|d| {
-            let endpoint = |c: &super::scene::Chan<'_>| c.is_real() && c.endpoint().eq_ignore_ascii_case(d);
+            let endpoint = |c: &super::scene::Chan<'_>| c.is_real() && c.endpoint.eq_ignore_ascii_case(d);
             self.scene.chans.iter().position(|c| endpoint(c) && c.is_up_at(event.t))
         });
         let by = by.or_else(|| self.partner_at(event.ch, event.t)).filter(|&b| b != event.ch);
@@ -349,7 +349,7 @@ impl Course<'_, '_> {
     fn is_recall(&self, ch: usize, transferer: usize) -> bool {
         transferer < self.scene.chans.len()
             && self.scene.chans[ch].app_dial2
-            && self.scene.chans[ch].endpoint() == self.scene.chans[transferer].endpoint()
+            && self.scene.chans[ch].endpoint == self.scene.chans[transferer].endpoint
     }
 
     /// A consultation's target where the row does not name it: what the second line, or the transferer, dialled last;
@@ -384,9 +384,9 @@ impl Course<'_, '_> {
     /// The transferred party is connected with the transferer's phone once more.
     fn called_back(&self, transferer: usize, transferee: Option<usize>, t: Timestamp) -> bool {
         let other = transferee.unwrap_or(self.caller);
-        let phone = self.scene.chans[transferer].endpoint();
+        let phone = self.scene.chans[transferer].endpoint;
         self.scene.chans.iter().enumerate().any(|(i, c)| {
-            i != transferer && c.dialled && c.first >= t && c.endpoint() == phone && self.media.met_after(i, other, t)
+            i != transferer && c.dialled && c.first >= t && c.endpoint == phone && self.media.met_after(i, other, t)
         })
     }
 }

@@ -15,22 +15,37 @@ pub struct Id<'a> {
 const SYSTEMNAME_MAX: usize = 128;
 
 impl<'a> Id<'a> {
-    /// Reads `^(.{1,128}-)?\d{9,10}\.\d+$`. `None` for anything else.
+    /// Reads `^(.{1,128}-)?\d{9,10}\.\d+$`. `None` for anything else. Every row is asked twice: byte by byte from the end.
     pub fn parse(text: &'a str) -> Option<Self> {
-        let (head, counter) = text.rsplit_once('.')?;
-        if counter.is_empty() || counter.len() > 19 || !counter.bytes().all(|b| b.is_ascii_digit()) {
+        let bytes = text.as_bytes();
+        let counter_len = trailing_digits(bytes);
+        let dot = bytes.len().checked_sub(counter_len + 1)?;
+        if !(1..=19).contains(&counter_len) || bytes[dot] != b'.' {
             return None;
         }
-        let (systemname, epoch) = match head.rsplit_once('-') {
-            Some((name, epoch)) if !name.is_empty() && name.chars().count() <= SYSTEMNAME_MAX => (name, epoch),
-            Some(_) => return None,
-            None => ("", head),
+        let epoch_len = trailing_digits(&bytes[..dot]);
+        let epoch_at = dot - epoch_len;
+        let systemname = match epoch_at {
+            0 => "",
+            at if bytes[at - 1] == b'-' => &text[..at - 1],
+            _ => return None,
         };
-        if !matches!(epoch.len(), 9 | 10) || !epoch.bytes().all(|b| b.is_ascii_digit()) {
+        let named = epoch_at > 0;
+        if named && (systemname.is_empty() || systemname.chars().count() > SYSTEMNAME_MAX) {
             return None;
         }
-        Some(Self { systemname, epoch: epoch.parse().ok()?, counter: counter.parse().ok()? })
+        if !matches!(epoch_len, 9 | 10) {
+            return None;
+        }
+        // ten and nineteen digits at most: neither can overflow
+        let number = |digits: &[u8]| digits.iter().fold(0_u64, |n, d| n * 10 + u64::from(d - b'0'));
+        let epoch = number(&bytes[epoch_at..dot]).cast_signed();
+        Some(Self { systemname, epoch, counter: number(&bytes[dot + 1..]) })
     }
+}
+
+fn trailing_digits(bytes: &[u8]) -> usize {
+    bytes.iter().rev().take_while(|b| b.is_ascii_digit()).count()
 }
 
 /// Every way to read the last id in a text, such as a file name: `epoch.counter` with what stands before it as systemname,

@@ -1,6 +1,5 @@
 //! The call as a person would tell it: steps in order of time.
 
-use super::attempts::{Tried, document};
 use super::causes::cause;
 use super::handoffs::Handoffs;
 use super::media::Media;
@@ -13,12 +12,11 @@ pub(super) fn journey(
     scene: &Scene<'_>,
     media: &Media<'_>,
     visits: &Visits,
-    tried: &[Tried],
     handoffs: &Handoffs,
     caller: usize,
     content: &Content,
 ) -> Vec<Step> {
-    let mut steps: Vec<Step> = Vec::with_capacity(tried.len() * 2 + 4);
+    let mut steps: Vec<Step> = Vec::with_capacity(content.attempts.len() * 2 + 4);
     if let Some(at) = content.started_at {
         steps.push(Step { at, what: StepKind::Dialled { number: content.to.number.clone() } });
     }
@@ -33,10 +31,9 @@ pub(super) fn journey(
     for queue in &visits.queues {
         steps.push(Step { at: queue.span.from, what: StepKind::QueueEnter { queue: queue.name.clone() } });
     }
-    for t in tried {
-        let attempt = document(scene, t);
-        let what = StepKind::Ring { party: attempt.party, duration_s: attempt.ring_s, result: attempt.result };
-        steps.push(Step { at: attempt.at, what });
+    for attempt in &content.attempts {
+        let (party, duration_s, result) = (attempt.party.clone(), attempt.ring_s, attempt.result);
+        steps.push(Step { at: attempt.at, what: StepKind::Ring { party, duration_s, result } });
     }
     answers(scene, media, caller, &mut steps);
     for hold in media.holds.iter().filter(|h| touches_caller(media, h.on, caller)) {

@@ -177,8 +177,9 @@ impl<'a> Sweep<'_, 'a> {
         }
     }
 
-    fn bridge_of(&mut self, event: &Event<'a>) -> usize {
-        let id = extra::get(&event.row.extra, "bridge_id").unwrap_or_default();
+    /// The bridge of this id; the empty id is the one anonymous bridge.
+    fn bridge_of(&mut self, id: Option<Cow<'a, str>>) -> usize {
+        let id = id.unwrap_or_default();
         if let Some(known) = self.bridges.iter().rposition(|b| b.id == id) {
             return known;
         }
@@ -188,9 +189,10 @@ impl<'a> Sweep<'_, 'a> {
     }
 
     fn enter(&mut self, event: &Event<'a>) {
-        let b = self.bridge_of(event);
+        let [id, technology] = extra::get_all(&event.row.extra, ["bridge_id", "bridge_technology"]);
+        let b = self.bridge_of(id);
         let app = event.row.appname.as_str();
-        let technology = extra::get(&event.row.extra, "bridge_technology").unwrap_or_default();
+        let technology = technology.unwrap_or_default();
         let kind = if is_conference_app(app) {
             BridgeKind::Conference
         } else if technology.starts_with("holding") || !is_basic_bridge(&technology) && app.is_empty() {
@@ -224,7 +226,7 @@ impl<'a> Sweep<'_, 'a> {
     }
 
     fn exit(&mut self, event: &Event<'a>) {
-        let b = self.bridge_of(event);
+        let b = self.bridge_of(extra::get(&event.row.extra, "bridge_id"));
         self.leave(event.ch, b, event.t, &event.row.exten);
         self.reconnect(event.t);
         if self.places[event.ch].is_empty() {

@@ -18,7 +18,7 @@ pub mod completion; // when a call is complete
 mod dialling; // who dialled whom
 mod ending; // who hung up, what became of the call
 pub mod explain; // the story of one call as text
-mod extra; // the JSON of CEL's `extra`, also truncated
+pub mod extra; // the JSON of CEL's `extra`, also truncated
 pub mod filters; // calls that nobody wants shipped
 pub mod group; // which rows belong together
 mod handoffs; // transfers, parking, pickup, forwarding

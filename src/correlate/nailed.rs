@@ -2,6 +2,7 @@
 //! another. The linkedid of such a channel spreads over every call it takes part in, so it must unite nothing; the
 //! channel is a party of each of those calls.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::extra;
@@ -79,9 +80,8 @@ fn nailed_up(rows: &[Row]) -> BTreeSet<&str> {
 }
 
 fn basic_bridge(row: &CelRow) -> Option<String> {
-    let bridge = extra::get(&row.extra, "bridge_id")?;
-    let technology = extra::get(&row.extra, "bridge_technology");
-    technology.is_none_or(|t| is_basic_bridge(&t)).then(|| bridge.into_owned())
+    let [bridge, technology] = extra::get_all(&row.extra, ["bridge_id", "bridge_technology"]);
+    bridge.filter(|_| technology.is_none_or(|t| is_basic_bridge(&t))).map(Cow::into_owned)
 }
 
 fn split(rows: &[Row], nailed: &BTreeSet<&str>) -> Vec<Vec<usize>> {

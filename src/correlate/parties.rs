@@ -7,7 +7,9 @@ use crate::call::{CelEvent, Direction, Party, PartyKind};
 
 /// Text as the document has it: never empty.
 pub(super) fn known(text: &str) -> Option<String> {
-    let text = text.trim();
+    // most texts begin and end with what nobody would trim
+    let bare = |b: Option<&u8>| b.is_some_and(u8::is_ascii_graphic);
+    let text = if bare(text.as_bytes().first()) && bare(text.as_bytes().last()) { text } else { text.trim() };
     (!text.is_empty()).then(|| text.to_owned())
 }
 
@@ -31,7 +33,7 @@ pub(super) fn party(scene: &Scene<'_>, ch: usize) -> Party {
     if !chan.is_real() {
         return Party { channel: known(chan.name), ..Party::default() };
     }
-    let endpoint = chan.endpoint();
+    let endpoint = chan.endpoint;
     let (number, name) = if chan.dialled && chan.trunk {
         // the trunk's own caller id is no person's
         (number_on_trunk(scene, ch), "")
@@ -136,7 +138,7 @@ fn recorded_number(scene: &Scene<'_>, caller: usize) -> Option<String> {
 /// without a leg the trunk that was to be dialled.
 pub(super) fn trunk_out(scene: &Scene<'_>, runs: &[AppRun<'_>], caller: usize) -> Option<String> {
     let out = || scene.chans.iter().enumerate().filter(|(i, c)| *i != caller && c.dialled && c.trunk).map(|(_, c)| c);
-    let leg = out().find(|c| c.bridged).or_else(|| out().next_back()).map(|c| c.endpoint().to_owned());
+    let leg = out().find(|c| c.bridged).or_else(|| out().next_back()).map(|c| c.endpoint.to_owned());
     leg.or_else(|| {
         let dials = runs.iter().filter(|r| r.is(&["Dial"]));
         let endpoints = dials.flat_map(|r| targets(r.data)).map(|t| t.endpoint());
@@ -157,13 +159,13 @@ pub(super) fn direction(scene: &Scene<'_>, caller: usize, out: bool, to: Option<
     if !chan.is_real() {
         return Direction::Unknown;
     }
-    let kind = shape::party_kind(scene.rules, false, chan.endpoint(), chan.number);
+    let kind = shape::party_kind(scene.rules, false, chan.endpoint, chan.number);
     let to_outside = to.is_some_and(|n| shape::number(scene.rules, n) == NumberShape::Outside);
     let rings_inside = scene
         .chans
         .iter()
         .enumerate()
-        .any(|(i, c)| i != caller && c.dialled && shape::extension_of(scene.rules, c.endpoint()).is_some());
+        .any(|(i, c)| i != caller && c.dialled && shape::extension_of(scene.rules, c.endpoint).is_some());
     match kind {
         Some(PartyKind::External) => Direction::Inbound,
         _ if to_outside && !rings_inside => Direction::Outbound,

@@ -36,6 +36,8 @@ pub(super) struct Chan<'a> {
     pub id: &'a str,
     /// The name it was made with.
     pub name: &'a str,
+    /// The endpoint behind that name.
+    pub endpoint: &'a str,
     /// The name it had last; a masquerade changes it.
     pub last_name: &'a str,
     pub linkedid: &'a str,
@@ -92,10 +94,6 @@ pub(super) struct Chan<'a> {
 impl Chan<'_> {
     pub fn is_real(&self) -> bool {
         self.local == 0
-    }
-
-    pub fn endpoint(&self) -> &str {
-        ids::endpoint(self.name)
     }
 
     pub fn is_named(&self, name: &str) -> bool {
@@ -177,7 +175,7 @@ impl<'a> Scene<'a> {
             }
             // a rounded clock may show an answer before the start
             chan.end = chan.end.map(|e| e.max(chan.first));
-            chan.trunk = chan.is_real() && shape::is_trunk(rules, chan.endpoint(), chan.context);
+            chan.trunk = chan.is_real() && shape::is_trunk(rules, chan.endpoint, chan.context);
         }
         scene.chans = chans;
         scene.find_pickups();
@@ -381,6 +379,7 @@ fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
     if chan.name.is_empty() {
         chan.first = t;
         chan.name = &row.channel;
+        chan.endpoint = ids::endpoint(&row.channel);
         chan.linkedid = &row.linkedid;
         chan.exten = &row.exten;
         chan.context = &row.context;
@@ -424,9 +423,10 @@ fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
         CelEvent::Hangup => {
             chan.hung_up = true;
             chan.hangup_told |= !row.extra.is_empty();
-            chan.cause = extra::get(&row.extra, "hangupcause").and_then(|c| c.parse().ok()).or(chan.cause);
-            chan.hangup_source = extra::get(&row.extra, "hangupsource").unwrap_or_default();
-            chan.dial_status = extra::get(&row.extra, "dialstatus").unwrap_or_default();
+            let [cause, source, status] = extra::get_all(&row.extra, ["hangupcause", "hangupsource", "dialstatus"]);
+            chan.cause = cause.and_then(|c| c.parse().ok()).or(chan.cause);
+            chan.hangup_source = source.unwrap_or_default();
+            chan.dial_status = status.unwrap_or_default();
         }
         CelEvent::ChanEnd => chan.end = chan.end.max(Some(t)),
         CelEvent::BridgeEnter | CelEvent::BridgeStart => chan.bridged = true,

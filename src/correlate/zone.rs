@@ -92,7 +92,9 @@ pub(super) struct ClockMemory {
     pub saw_ambiguous: bool,
 }
 
-/// How far around a reading the offset is looked up once.
+/// Clocks differ from UTC by less than this.
+const FARTHEST_US: i64 = 18 * 3_600_000_000;
+/// How far around a reading the offset is looked up at once.
 const REACH_US: i64 = 6 * 3_600_000_000;
 
 impl ClockMemory {
@@ -108,17 +110,17 @@ impl ClockMemory {
         {
             return Timestamp::from_micros(wall.0.saturating_sub(*east));
         }
-        let t = zone.moment(wall, epoch_of(id));
-        let east = wall.0.saturating_sub(t.micros());
-        // no zone changes twice within twelve hours: equal offsets at both ends mean none in between
-        let (before, after) = (t.plus_micros(-REACH_US), t.plus_micros(REACH_US));
-        if zone.offset_at(before) == east && zone.offset_at(after) == east {
-            let (from, to) = (before.micros().saturating_add(east), after.micros().saturating_add(east));
+        // no zone changes twice within two days: where both ends have one offset, so has every reading between them, and
+        // none of these readings comes twice
+        let (from, to) = (wall.0.saturating_sub(REACH_US), wall.0.saturating_add(REACH_US));
+        let end = |micros: i64| zone.offset_at(Timestamp::from_micros(micros));
+        let east = end(from.saturating_sub(FARTHEST_US));
+        if east == end(to.saturating_add(FARTHEST_US)) {
             self.known = Some((zone.clone(), from, to, east));
-        } else {
-            self.saw_ambiguous |= zone.second_reading(wall, Timestamp::from_micros(i64::MIN)).is_some();
+            return Timestamp::from_micros(wall.0.saturating_sub(east));
         }
-        t
+        self.saw_ambiguous |= zone.second_reading(wall, Timestamp::from_micros(i64::MIN)).is_some();
+        zone.moment(wall, epoch_of(id))
     }
 }
 
