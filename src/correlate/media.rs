@@ -206,23 +206,41 @@ impl<'a> Sweep<'_, 'a> {
         if self.bridges[b].members.contains(&event.ch) || self.gone[event.ch] {
             return;
         }
-        self.bridges[b].members.push(event.ch);
-        if self.places[event.ch].is_empty() {
-            self.bridged.push(event.ch);
+        self.join(event.ch, b, event);
+        self.join_unlogged(b, event);
+        self.reconnect(event.t);
+    }
+
+    fn join(&mut self, ch: usize, b: usize, event: &Event<'a>) {
+        self.bridges[b].members.push(ch);
+        if self.places[ch].is_empty() {
+            self.bridged.push(ch);
         }
-        self.places[event.ch].push(b);
+        self.places[ch].push(b);
         let visit = Visit {
-            ch: event.ch,
+            ch,
             bridge: b,
             span: Span { from: event.t, to: event.t },
             kind: self.bridges[b].kind,
-            exten_in: &event.row.exten,
+            exten_in: if ch == event.ch { &event.row.exten } else { "" },
             exten_out: "",
             left: false,
         };
         self.open_visits.push(self.media.visits.len());
         self.media.visits.push(visit);
-        self.reconnect(event.t);
+    }
+
+    /// Whoever enters names those it meets: channels of which no bridge is logged are in this one.
+    fn join_unlogged(&mut self, b: usize, event: &Event<'a>) {
+        for name in event.row.peer.split(',') {
+            let met = self.scene.by_name(name, event.t).filter(|&ch| {
+                let chan = &self.scene.chans[ch];
+                !chan.bridged && chan.is_up_at(event.t) && !self.gone[ch] && !self.bridges[b].members.contains(&ch)
+            });
+            if let Some(ch) = met {
+                self.join(ch, b, event);
+            }
+        }
     }
 
     fn exit(&mut self, event: &Event<'a>) {

@@ -167,3 +167,22 @@ fn whole_seconds_tell_the_same_but_for_the_fractions() {
     }
     assert_none(&failures);
 }
+
+/// A narrow event list: of the callee neither application nor bridge is logged, and only the caller's entry names it.
+#[test]
+fn whoever_enters_a_bridge_names_whom_it_meets() {
+    let cel = "eventtype,eventtime,cid_num,exten,context,channame,appname,appdata,uniqueid,linkedid,peer,extra\n\
+        CHAN_START,2026-11-20 23:00:00.00,1001,1002,from-internal,PJSIP/1001-00000001,,,1795212000.1,1795212000.1,,\n\
+        CHAN_START,2026-11-20 23:00:00.02,1002,1002,from-internal,PJSIP/1002-00000002,,,1795212000.2,1795212000.1,,\n\
+        ANSWER,2026-11-20 23:00:04.00,1002,1002,from-internal,PJSIP/1002-00000002,,,1795212000.2,1795212000.1,,\n\
+        ANSWER,2026-11-20 23:00:04.01,1001,1002,from-internal,PJSIP/1001-00000001,Dial,x,1795212000.1,1795212000.1,,\n\
+        BRIDGE_ENTER,2026-11-20 23:00:04.02,1001,1002,from-internal,PJSIP/1001-00000001,Dial,x,1795212000.1,1795212000.1,PJSIP/1002-00000002,\n\
+        HANGUP,2026-11-20 23:00:34.00,1002,1002,from-internal,PJSIP/1002-00000002,,,1795212000.2,1795212000.1,,\"{\"\"hangupcause\"\":16}\"\n\
+        HANGUP,2026-11-20 23:00:34.01,1001,1002,from-internal,PJSIP/1001-00000001,,,1795212000.1,1795212000.1,,\"{\"\"hangupcause\"\":16}\"\n\
+        LINKEDID_END,2026-11-20 23:00:34.02,1001,1002,from-internal,PJSIP/1001-00000001,,,1795212000.1,1795212000.1,,\n";
+    let rows = csv::read_cel(cel.as_bytes(), "cel").expect("CEL rows").rows;
+    let documents = documents(rows);
+    let [call] = &documents[..] else { panic!("{} calls", documents.len()) };
+    assert_eq!((&call["outcome"], &call["answered_by"]["number"]), (&"answered".into(), &"1002".into()), "{call:#}");
+    assert_eq!((&call["answered_at"], &call["talk_s"]), (&"2026-11-20T22:00:04.020000Z".into(), &29.98.into()));
+}
