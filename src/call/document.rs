@@ -309,7 +309,8 @@ pub struct Cause {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueVisit {
-    pub name: String,
+    /// `null` where the row of it does not say.
+    pub name: Option<String>,
     pub position: Option<i64>,
     pub wait_s: Option<Seconds>,
     pub outcome: Option<QueueOutcome>,
@@ -359,7 +360,7 @@ pub enum StepKind {
         duration_s: Option<Seconds>,
     },
     QueueEnter {
-        queue: String,
+        queue: Option<String>,
     },
     Ring {
         party: Party,

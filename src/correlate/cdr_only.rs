@@ -183,6 +183,8 @@ impl<'a> Tale<'_, 'a> {
         let to = record.end?;
         let by_bill = || Some(to.plus_micros(row.billsec_ms?.saturating_mul(-1_000)));
         let from = record.answer.or_else(by_bill).or(record.start)?;
+        // nobody answers before the record begins, whatever its columns say
+        let from = record.start.map_or(from, |start| from.max(start));
         (from <= to).then_some(Span { from, to })
     }
 
@@ -271,8 +273,8 @@ impl<'a> Tale<'_, 'a> {
         if let Some(record) = queue {
             let name = record.row.lastdata.split([',', '|']).next().unwrap_or("").trim();
             let met = talking.iter().any(|r| r.row.lastapp.eq_ignore_ascii_case("Queue"));
-            content.queue = known(name).map(|name| QueueVisit {
-                name,
+            content.queue = Some(QueueVisit {
+                name: known(name),
                 position: None,
                 wait_s: None,
                 outcome: met.then_some(QueueOutcome::Answered),

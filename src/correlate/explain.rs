@@ -107,7 +107,7 @@ fn tell(step: &StepKind) -> String {
             let pressed = digits.as_ref().map_or_else(String::new, |d| format!(", presses {}", clean(d)));
             format!("in menu {}{}{pressed}", text(context.as_ref()), lasting(duration_s))
         }
-        StepKind::QueueEnter { queue } => format!("enters queue {}", clean(queue)),
+        StepKind::QueueEnter { queue } => format!("enters queue {}", clean(queue.as_deref().unwrap_or("?"))),
         StepKind::Ring { party, duration_s, result } => {
             format!("rings {}{}: {}", who(party), lasting(duration_s), spaced(result.as_str()))
         }

@@ -7,7 +7,7 @@ use super::scene::Scene;
 use crate::call::{CelEvent, QueueOutcome, Timestamp};
 
 pub(super) struct QueueStay {
-    pub name: String,
+    pub name: Option<String>,
     pub span: Span,
     pub outcome: QueueOutcome,
 }
@@ -151,7 +151,7 @@ fn queue(scene: &Scene<'_>, media: &Media<'_>, run: &AppRun<'_>, caller: usize) 
     } else {
         way_out(scene, run, waited_us)
     };
-    QueueStay { name: run.first_arg().to_owned(), span: Span { from: run.start, to: until }, outcome }
+    QueueStay { name: known(run.first_arg()), span: Span { from: run.start, to: until }, outcome }
 }
 
 /// A queue that lets a caller in and out again within this, microseconds, has not let them in.

@@ -22,7 +22,7 @@ fn outcome(change: impl Fn(CelRow) -> Option<CelRow>) -> QueueOutcome {
     let calls = correlate_all(rows.collect::<Vec<_>>(), &rules(), &Zone::Named(chrono_tz::Europe::Prague)).calls;
     assert_eq!(calls.len(), 1);
     let queue = calls.into_iter().next().and_then(|c| c.queue).expect("a queue");
-    assert_eq!(queue.name, "dead");
+    assert_eq!(queue.name.as_deref(), Some("dead"));
     queue.outcome.expect("an outcome")
 }
 
