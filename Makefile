@@ -1,7 +1,7 @@
 # `make` lists what there is. Works as root and as any user.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reliability e2e lint bench bench-parts image deny build clean
+.PHONY: help demo test reliability e2e lint bench bench-parts fuzz image deny build clean
 
 # rustup's default place, for shells that have not been told
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -41,6 +41,10 @@ bench: ## measure the whole way on two cores: backlogs, live calls, a million ca
 bench-parts: ## measure the pure parts: grouping, judging, building
 	@scripts/install-missing.sh build
 	cargo bench --locked --bench correlate
+
+fuzz: ## fuzz readers and correlator, FUZZ_SECONDS=60 a target (installs cargo-fuzz: minutes)
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	@scripts/fuzz.sh
 
 image: ## build the Docker image
 	docker build --file docker/Dockerfile --tag $(IMAGE) .

@@ -11,6 +11,8 @@ mod deployment;
 mod documents;
 mod e2e;
 mod env_example;
+mod fuzzed;
+mod open_call;
 mod program;
 mod properties;
 mod provision;

@@ -8,6 +8,7 @@ pub mod database;
 pub mod deployments;
 pub mod expected;
 pub mod faults;
+pub mod fuzzed;
 pub mod mariadb;
 pub mod memory;
 pub mod pbx;
