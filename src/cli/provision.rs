@@ -95,6 +95,9 @@ pub struct ImportArgs {
     /// File to write; - for standard output
     #[arg(short, long, default_value = "-")]
     file: PathBuf,
+    /// A file whose [tables] name the tables and columns to read
+    #[arg(long, value_name = "FILE")]
+    tables: Option<PathBuf>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -236,7 +239,11 @@ async fn verify_file(settings: &Settings, file: &FileArgs) -> Result<u8> {
 }
 
 async fn import_file(settings: &Settings, args: &ImportArgs) -> Result<u8> {
-    let (mut db, schema) = settings.database(&Mapping::default()).await?;
+    let mapping = match &args.tables {
+        Some(file) => intent(settings, file, false)?.mapping,
+        None => Mapping::default(),
+    };
+    let (mut db, schema) = settings.database(&mapping).await?;
     let text = import::import(&mut db, &schema, &settings.provision_namespace).await?;
     db.close().await;
     if args.file == Path::new("-") {

@@ -268,14 +268,7 @@ impl Resolver<'_> {
         let (kind, what) = text.split_once(':').unwrap_or((text, ""));
         match kind {
             "extension" => {
-                let key = (tenant.map(str::to_owned), what.to_owned());
-                let phone = self.phones.get(&key).or_else(|| {
-                    // a destination from outside may name any tenant's phone, if only one has that number
-                    let mut all = self.phones.iter().filter(|((_, n), _)| n == what);
-                    all.next().filter(|_| all.next().is_none()).map(|(_, p)| p)
-                });
-                let (id, ring) =
-                    phone.ok_or_else(|| Error::input(format!("there is no extension {}", model::quoted(what))))?;
+                let (id, ring) = self.phone(what, tenant)?;
                 Ok(Destination::Extension(id.clone(), *ring))
             }
             "queue" => {
@@ -285,6 +278,16 @@ impl Resolver<'_> {
             }
             _ => destination(text),
         }
+    }
+
+    /// Id of the phone with a number, and seconds to ring it.
+    fn phone(&self, number: &str, tenant: Option<&str>) -> Result<&(String, u32)> {
+        let phone = self.phones.get(&(tenant.map(str::to_owned), number.to_owned())).or_else(|| {
+            // a destination from outside may name any tenant's phone, if only one has that number
+            let mut all = self.phones.iter().filter(|((_, n), _)| n == number);
+            all.next().filter(|_| all.next().is_none()).map(|(_, p)| p)
+        });
+        phone.ok_or_else(|| Error::input(format!("there is no extension {}", model::quoted(number))))
     }
 
     fn secret(&self, env: Option<&str>, file: Option<&str>, realm: Option<&str>) -> Result<Secret> {
@@ -359,19 +362,22 @@ impl Resolver<'_> {
         let id = self.queues.get(&d.name).cloned().unwrap_or_default();
         let mut members = Vec::new();
         for m in &d.members {
-            let Destination::Extension(phone, _) =
-                self.destination(&format!("extension:{}", m.extension), d.tenant.as_deref())?
-            else {
-                continue;
+            let (interface, named) = match (&m.extension, &m.interface) {
+                (Some(number), None) => {
+                    let (phone, _) = self.phone(number, d.tenant.as_deref())?;
+                    let mut all = self.manifest.extensions.iter().map(Spanned::get_ref);
+                    let named = all.find(|e| e.username.as_deref().unwrap_or(&e.number) == phone);
+                    let named = named.and_then(|e| e.name.as_deref()).unwrap_or(number);
+                    (format!("PJSIP/{phone}"), named)
+                }
+                (None, Some(interface)) => (model::device("interface", interface)?, interface.as_str()),
+                _ => return Err(Error::input("a member has an extension or an interface")),
             };
-            let interface = format!("PJSIP/{phone}");
             if members.iter().any(|o: &Member| o.interface == interface) {
-                return Err(Error::input(format!("member {} stands twice", m.extension)));
+                return Err(Error::input(format!("member {interface} stands twice")));
             }
-            let named = self.manifest.extensions.iter().map(Spanned::get_ref);
-            let named = named.filter(|e| e.number == m.extension).find_map(|e| e.name.clone());
-            let name = m.name.clone().or(named).unwrap_or_else(|| m.extension.clone());
-            members.push(Member { interface, name: model::caller_name(&name)?, penalty: m.penalty });
+            let name = m.name.as_deref().unwrap_or(named);
+            members.push(Member { interface, name: model::caller_name(name)?, penalty: m.penalty });
         }
         let number = d.number.as_deref().map(|n| model::number("number", n)).transpose()?;
         let word = |what: &str, v: &Option<String>| v.as_deref().map(|v| model::text(what, v, 128)).transpose();

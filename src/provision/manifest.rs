@@ -175,7 +175,10 @@ pub struct QueueDef {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MemberDef {
-    pub extension: String,
+    /// Number of a phone of the file.
+    pub extension: Option<String>,
+    /// Any other device instead: `PJSIP/200`, `Local/9@ctx/n`.
+    pub interface: Option<String>,
     pub name: Option<String>,
     #[serde(default)]
     pub penalty: u32,

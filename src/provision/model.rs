@@ -242,6 +242,17 @@ pub fn word(what: &str, text: &str) -> Result<String> {
     Ok(word)
 }
 
+/// A device a queue rings: `PJSIP/200`, `Local/9@ctx/n`. One device: `&` would add another.
+pub fn device(what: &str, text: &str) -> Result<String> {
+    let device = checked(what, text, 80, "letters, digits and . _ + - @ / after a technology and a slash", |c| {
+        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '+' | '-' | '@' | '/')
+    })?;
+    match device.split_once('/') {
+        Some((technology, rest)) if !technology.is_empty() && !rest.is_empty() => Ok(device),
+        _ => Err(Error::input(format!("{what} {} is not a device such as PJSIP/200", quoted(text)))),
+    }
+}
+
 /// Free text without anything that ends a caller id.
 pub fn caller_name(text: &str) -> Result<String> {
     checked("name", text, 80, "all but quotes, < > \\ and control characters", |c| {
@@ -318,6 +329,10 @@ mod tests {
             assert!(caller_name(bad).is_err(), "{bad}");
         }
         assert_eq!(caller_name("Łucja O'Hara; ✓").unwrap(), "Łucja O'Hara; ✓");
+        for bad in ["PJSIP", "PJSIP/", "/1", "PJSIP/1&Local/2", "PJSIP/1,2", "PJSIP/a b", &long, "PJSIP/ü"] {
+            assert!(device("interface", bad).is_err(), "{bad}");
+        }
+        assert_eq!(device("interface", "Local/9@ctx/n").unwrap(), "Local/9@ctx/n");
         for bad in ["evil.com;x=\"", "a:b", "sip:a;b=&", "a:99999"] {
             assert!(proxy(bad).is_err(), "{bad}");
         }

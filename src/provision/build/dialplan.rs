@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::trunk::exten_row;
 use crate::provision::dialplan::{Rule, Unmatched, translate, translate_rules};
 use crate::provision::error::{Error, Result};
-use crate::provision::model::{Extension, Queue, Route, Trunk};
+use crate::provision::model::{Extension, Queue, Route, Trunk, quoted};
 use crate::provision::table::Row;
 
 /// Data of `Dial`. The number is filtered before anything is cut off: a dash that Asterisk ignores in matching counts in
@@ -25,7 +25,7 @@ pub fn dial_data(add_prefix: &str, strip: usize, trunk_id: &str, timeout: u32) -
 pub(super) fn outbound_rows(trunk: &Trunk) -> Result<Vec<Row>> {
     let context = format!("{}-out", trunk.id);
     let translated = translate(&trunk.strip_prefix, trunk.unmatched)
-        .map_err(|e| Error::input(format!("strip prefix {:?}: {e}", trunk.strip_prefix)))?;
+        .map_err(|e| Error::input(format!("strip prefix {}: {e}", quoted(&trunk.strip_prefix))))?;
     let mut rows = Vec::new();
     for row in translated {
         // what the rule does not concern is dialled as it is

@@ -98,7 +98,10 @@ impl Parser {
     }
 
     fn error<T>(&self, at: usize, construct: impl Into<String>, reason: &'static str) -> Result<T, RegexError> {
-        Err(RegexError { at: at + 1, construct: construct.into(), reason })
+        // no control character reaches a terminal; a backslash stays one
+        let escaped = |c: char| if c == '\\' || c == '"' { c.to_string() } else { c.escape_debug().to_string() };
+        let construct = construct.into().chars().map(escaped).collect();
+        Err(RegexError { at: at + 1, construct, reason })
     }
 
     /// Alternatives of the whole expression: every one is anchored, or the expression matches in mid-number.
@@ -163,7 +166,7 @@ impl Parser {
             c if c.is_alphabetic() => {
                 self.error(start, c, "letters are not dialled; allowed are digits, \\+, \\* and #")
             }
-            c => self.error(start, c.escape_debug().to_string(), "is not dialled; allowed are digits, \\+, \\* and #"),
+            c => self.error(start, c, "is not dialled; allowed are digits, \\+, \\* and #"),
         }
     }
 
@@ -176,7 +179,7 @@ impl Parser {
             ('d', _) => Ok(Set::DIGITS),
             ('+' | '*' | '#', Some(set)) => Ok(set),
             ('0'..='9', _) => self.error(start, format!("\\{c}"), "references to groups cannot be translated"),
-            (c, _) => self.error(start, format!("\\{}", c.escape_debug()), "this escape cannot be translated"),
+            (c, _) => self.error(start, format!("\\{c}"), "this escape cannot be translated"),
         }
     }
 
@@ -204,11 +207,7 @@ impl Parser {
                             set = (c..=end).filter_map(Set::of).fold(set, Set::union);
                         }
                         Some(end) => {
-                            return self.error(
-                                at,
-                                format!("{c}-{}", end.escape_debug()),
-                                "ranges go up, digit to digit",
-                            );
+                            return self.error(at, format!("{c}-{end}"), "ranges go up, digit to digit");
                         }
                         None => return self.error(start, "[", "is not closed"),
                     }
@@ -216,11 +215,7 @@ impl Parser {
                 c => match Set::of(c) {
                     Some(one) => set = set.union(one),
                     None => {
-                        return self.error(
-                            at,
-                            c.escape_debug().to_string(),
-                            "is not dialled; a set holds digits, + * #",
-                        );
+                        return self.error(at, c, "is not dialled; a set holds digits, + * #");
                     }
                 },
             }

@@ -52,6 +52,18 @@ impl Ara {
         self.connect().await.texts(sql, &[]).await.unwrap()
     }
 
+    /// Every cell of every table written.
+    pub async fn everything(&self, schema: &Schema) -> Vec<Vec<Option<String>>> {
+        let (mut db, mut all) = (self.connect().await, Vec::new());
+        for (table, info) in &schema.tables {
+            let columns: Vec<String> = info.columns.keys().map(|c| schema.as_text(*table, c)).collect();
+            let sql = format!("SELECT {} FROM {}", columns.join(", "), info.quoted);
+            all.extend(db.texts(&sql, &[]).await.unwrap());
+        }
+        all.sort();
+        all
+    }
+
     /// Rows of every table written.
     pub async fn counts(&self) -> BTreeMap<&'static str, String> {
         let mut counts = BTreeMap::new();

@@ -210,7 +210,7 @@ async fn missing_columns() {
 }
 
 /// Makes the server refuse one statement: set up, take away.
-fn boom(kind: DatabaseKind, schema: &Schema, change: &Change) -> (String, String) {
+pub fn boom(kind: DatabaseKind, schema: &Schema, change: &Change) -> (String, String) {
     let table = change.table;
     let (op, row) = match change.action {
         Action::Create => ("INSERT", "NEW"),

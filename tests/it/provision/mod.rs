@@ -3,4 +3,7 @@
 mod activation;
 mod ara;
 mod engine;
+mod failures;
+mod hostile;
+mod import;
 mod program;
