@@ -18,6 +18,7 @@ if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
 if command -v promtool >/dev/null; then
     step "Prometheus rules and scrape settings"
     promtool check rules dashboards/alerts.yml
+    promtool test rules dashboards/alerts.test.yml
     # docker/prometheus.yml names the rules where the container has them
     check=dashboards/.check.yml
     trap 'rm -f "$check"' EXIT

@@ -32,6 +32,7 @@ pub mod marks; // what was decided once about calls
 pub mod picture; // open groups in memory
 mod progress; // what is said of a call that is up
 pub mod recordings; // recording files found and kept
+pub mod requests; // what commands ask for
 pub mod settle; // journal to outbox
 mod thread; // the thread that settles
 
@@ -278,6 +279,10 @@ async fn run_on(
         file: std::sync::OnceLock::new(),
     }));
 
+    let serving = tokio::spawn(
+        requests::Desk { store: store.clone(), wake: ship.wake(), clock: clock.clone(), stop: end.clone() }.serve(),
+    );
+
     let finding = config.recordings.files.as_ref().map(|files| {
         let finder = recordings::Finder::new(store.clone(), files.clone());
         tokio::spawn(recordings::find(finder, clock.clone(), end.clone()))
@@ -352,6 +357,7 @@ async fn run_on(
     }
     end.cancel();
     let _ = maintaining.await;
+    let _ = serving.await;
     // a folder on a file system that hangs holds nobody up
     for task in [uploading, finding].into_iter().flatten() {
         let _ = tokio::time::timeout(FINISH_RECORDINGS, task).await;

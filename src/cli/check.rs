@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::config::{Config, Secrets, Settings, SinkConfig, StateConfig, unknown_names};
+use crate::config::{Config, Settings, SinkConfig, StateConfig, unknown_names};
 use crate::finding::{Finding, Level};
 use crate::observe;
 use crate::printable::clean_lines;
@@ -27,22 +27,9 @@ pub struct Args {
 
 /// Returns the exit code: 0 nothing to mend, 2 a setting cannot be used, 3 problems were found.
 pub fn run(args: Args) -> u8 {
-    let config = match super::start_logging(&args.settings.log)
-        .and_then(|()| Secrets::load(&args.settings))
-        .and_then(|secrets| Config::resolve(&args.settings, secrets))
-    {
-        Ok(config) => config,
-        Err(e) => {
-            eprintln!("callferry: {e}");
-            return super::USAGE;
-        }
-    };
-    let runtime = match super::runtime() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            eprintln!("callferry: cannot start: {e}");
-            return super::RUNTIME;
-        }
+    let (config, runtime) = match super::prepare(&args.settings) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
     };
     let findings = runtime.block_on(find(&config));
     let problems = count(&findings, Level::Problem);

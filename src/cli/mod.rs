@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, ConfigError, LogConfig, LogSettings};
+use crate::config::{self, Config, ConfigError, LogConfig, Secrets, Settings};
 
+mod ask;
 mod calls;
 mod check;
 mod correlate;
@@ -19,6 +20,7 @@ mod provision;
 mod provisioning;
 mod run;
 mod schema;
+mod text;
 mod trunk;
 
 /// What a run of the program ends with.
@@ -63,7 +65,7 @@ enum Command {
     Correlate(Box<correlate::Args>),
     /// Tell the whole story of one call: its rows, what each led to, the journey
     Explain(Box<explain::Args>),
-    /// List and show the calls and deliveries the agent knows of
+    /// List and show the calls and deliveries the agent knows of; send again, drop, export what was given up
     Calls(calls::Args),
     /// Print the JSON Schema of the call document
     Schema(schema::Args),
@@ -162,9 +164,20 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
 }
 
-/// For commands that log: before anything else they do.
-#[allow(dead_code, reason = "commands that log take it up one by one")]
-fn start_logging(settings: &LogSettings) -> Result<(), ConfigError> {
-    crate::log::start(&LogConfig::resolve(settings)?);
-    Ok(())
+/// For commands that work as the agent does: logging, every setting resolved, a runtime. `Err`: the exit code, after the
+/// reason was told.
+fn prepare(settings: &Settings) -> Result<(Config, tokio::runtime::Runtime), u8> {
+    let config = LogConfig::resolve(&settings.log).and_then(|log| {
+        crate::log::start(&log);
+        Config::resolve(settings, Secrets::load(settings)?)
+    });
+    let config = config.map_err(|e| {
+        eprintln!("callferry: {e}");
+        USAGE
+    })?;
+    let runtime = runtime().map_err(|e| {
+        eprintln!("callferry: cannot start: {e}");
+        RUNTIME
+    })?;
+    Ok((config, runtime))
 }

@@ -4,7 +4,7 @@
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, AgentError, Options};
-use crate::config::{Config, Secrets, Settings, unknown_names};
+use crate::config::{Config, Settings, unknown_names};
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -18,26 +18,13 @@ pub struct Args {
 
 /// Returns the exit code.
 pub fn run(args: Args) -> u8 {
-    let config = match super::start_logging(&args.settings.log)
-        .and_then(|()| Secrets::load(&args.settings))
-        .and_then(|secrets| Config::resolve(&args.settings, secrets))
-    {
-        Ok(config) => config,
-        Err(e) => {
-            eprintln!("callferry: {e}");
-            return super::USAGE;
-        }
+    let (config, runtime) = match super::prepare(&args.settings) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
     };
     for warning in unknown_names(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned())) {
         tracing::warn!("{warning}");
     }
-    let runtime = match super::runtime() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            eprintln!("callferry: cannot start: {e}");
-            return super::RUNTIME;
-        }
-    };
     let ended = runtime.block_on(until_signalled(&config, &Options { once: args.once }));
     // nothing of value runs any more: a name server that does not answer must not hold the end up
     runtime.shutdown_background();

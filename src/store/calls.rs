@@ -12,6 +12,8 @@ pub struct Filter {
     pub pending: bool,
     /// With a delivery that was given up.
     pub failed: bool,
+    /// With a delivery (of that kind) at this sink.
+    pub sink: Option<String>,
     /// Ended at or after this moment.
     pub since: Option<Timestamp>,
     pub limit: u32,
@@ -40,7 +42,7 @@ pub struct Known {
 pub struct Delivery {
     pub sink: String,
     pub revision: i64,
-    /// `pending`, `in_flight`, `delivered`, `dead`, `superseded`.
+    /// `pending`, `in_flight`, `delivered`, `dead`, `superseded`, `dropped`.
     pub state: &'static str,
     pub attempts: i64,
     pub queued_at: Timestamp,
@@ -67,39 +69,85 @@ pub fn list(conn: &Connection, filter: &Filter) -> Result<Vec<Known>> {
     if filter.failed {
         states.push("2");
     }
-    let with = if states.is_empty() {
-        String::new()
-    } else {
-        format!("AND l.call IN (SELECT d.call FROM delivery d WHERE d.state IN ({}))", states.join(", "))
+    let of_state = match states.as_slice() {
+        [] => String::new(),
+        states => format!("AND d.state IN ({})", states.join(", ")),
+    };
+    let with = match (&filter.sink, states.is_empty()) {
+        (None, true) => String::new(),
+        // the partial indexes on pending and dead ones find these at once
+        (None, false) => format!("AND l.call IN (SELECT d.call FROM delivery d WHERE true {of_state})"),
+        (Some(_), _) => {
+            format!("AND EXISTS (SELECT 1 FROM delivery d WHERE d.call = l.call AND d.sink = ?3 {of_state})")
+        }
     };
     let sql = format!(
         "{SELECT} WHERE l.state <> 'before_start' AND l.ended_at >= ?1 {with} ORDER BY l.ended_at DESC, l.call DESC LIMIT ?2"
     );
     let mut statement = conn.prepare(&sql)?;
     let since = filter.since.map_or(i64::MIN, Timestamp::micros);
-    let rows = statement.query_map(params![since, filter.limit], known)?;
+    let rows = match &filter.sink {
+        None => statement.query_map(params![since, filter.limit], known)?,
+        Some(sink) => statement.query_map(params![since, filter.limit, sink], known)?,
+    };
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// One call, by its id, or by any linkedid or uniqueid of it.
 pub fn show(conn: &Connection, id: &str) -> Result<Option<(Known, Vec<Delivery>)>> {
-    let by_id = conn.query_row(&format!("{SELECT} WHERE l.id = ?1"), [id], known).optional()?;
-    let found = match by_id {
-        Some(found) => Some(found),
-        None => {
-            let keys = [true, false].map(|linkedid| ledger::Key { text: id.into(), linkedid });
-            let entry = ledger::find(conn, keys.iter())?.into_iter().next();
-            let call = entry.map(|e| e.call);
-            call.map(|call| conn.query_row(&format!("{SELECT} WHERE l.call = ?1"), [call], known)).transpose()?
-        }
-    };
-    let Some(found) = found else { return Ok(None) };
+    let Some(call) = number_of(conn, id)? else { return Ok(None) };
+    let found = conn.query_row(&format!("{SELECT} WHERE l.call = ?1"), [call], known)?;
     let mut statement = conn.prepare(
         "SELECT sink, revision, state, flight, attempts, queued_at, due_at, finished_at, last_error
          FROM delivery WHERE call = ?1 ORDER BY sink, revision",
     )?;
     let deliveries = statement.query_map([found.call], delivery)?.collect::<rusqlite::Result<_>>()?;
     Ok(Some((found, deliveries)))
+}
+
+/// `ledger.call` of a call, by its id, or by any linkedid or uniqueid of it.
+pub fn number_of(conn: &Connection, id: &str) -> Result<Option<i64>> {
+    let by_id =
+        conn.prepare_cached("SELECT call FROM ledger WHERE id = ?1")?.query_row([id], |r| r.get(0)).optional()?;
+    if by_id.is_some() {
+        return Ok(by_id);
+    }
+    let keys = [true, false].map(|linkedid| ledger::Key { text: id.into(), linkedid });
+    Ok(ledger::find(conn, keys.iter())?.first().map(|e| e.call))
+}
+
+/// Ids of calls that somebody may mean who wrote `id`: the newest calls are looked through, those with a delivery that
+/// was given up before others.
+pub fn like(conn: &Connection, id: &str, limit: usize) -> Result<Vec<String>> {
+    const LOOKED_THROUGH: usize = 5_000;
+    const DISTANCE_MAX: usize = 3;
+    let bare = |text: &str| text.rsplit_once(':').map_or_else(|| text.to_owned(), |(_, linkedid)| linkedid.to_owned());
+    let wanted = bare(id);
+    let mut near: Vec<(usize, usize, String)> = Vec::new();
+    let mut statement = conn.prepare(
+        "SELECT l.id FROM ledger l WHERE l.state <> 'before_start'
+          ORDER BY EXISTS (SELECT 1 FROM delivery d WHERE d.call = l.call AND d.state = 2) DESC, l.call DESC LIMIT ?1",
+    )?;
+    let newest = statement.query_map([i64::try_from(LOOKED_THROUGH).unwrap_or(i64::MAX)], |r| r.get::<_, String>(0))?;
+    for (order, known) in newest.enumerate() {
+        let known = known?;
+        let linkedid = bare(&known);
+        let part = wanted.len() > 3 && (linkedid.contains(&wanted) || wanted.contains(&linkedid));
+        let distance = if part { 1 } else { strsim::damerau_levenshtein(&wanted, &linkedid) };
+        if distance <= DISTANCE_MAX {
+            near.push((distance, order, known));
+        }
+    }
+    near.sort_unstable();
+    Ok(near.into_iter().take(limit).map(|(_, _, id)| id).collect())
+}
+
+/// Names of the sinks that anything was ever queued for and is still known.
+pub fn sinks(conn: &Connection) -> Result<Vec<String>> {
+    let mut statement = conn.prepare(
+        "SELECT sink FROM sink_state UNION SELECT DISTINCT sink FROM delivery WHERE state IN (0, 2) ORDER BY 1",
+    )?;
+    Ok(statement.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The error of the newest delivery that waits after a failed attempt.
@@ -141,6 +189,7 @@ fn delivery(r: &SqlRow<'_>) -> rusqlite::Result<Delivery> {
             0 => "pending",
             1 => "delivered",
             2 => "dead",
+            4 => "dropped",
             _ => "superseded",
         },
         attempts: r.get(4)?,

@@ -16,6 +16,7 @@ use thiserror::Error;
 mod ballast;
 pub mod calls;
 mod counts;
+pub mod dead;
 pub mod fold;
 pub mod journal;
 pub mod ledger;
@@ -23,12 +24,13 @@ pub mod meta;
 mod open;
 pub mod outbox;
 pub mod recordings;
+pub mod requests;
 pub mod retention;
 mod threads;
 pub mod uploads;
 
 pub use ballast::{BALLAST, BALLAST_FILE, Ballast};
-pub use open::{agent_runs, open_read_only};
+pub use open::{agent_runs, open_beside, open_read_only};
 
 use crate::call::Timestamp;
 use threads::{Reader, Writer};

@@ -21,11 +21,21 @@ const WAL_PAGES: i64 = 4_000;
 
 /// Opens the state for a command that only looks, beside a running agent or without one.
 pub fn open_read_only(dir: &Path) -> Result<Connection> {
+    known_state(dir, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// Opens the state for a command that leaves a request for the agent that runs on it. Nothing else may be written so.
+pub fn open_beside(dir: &Path) -> Result<Connection> {
+    known_state(dir, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+/// A state that is there, and of this version.
+fn known_state(dir: &Path, flags: OpenFlags) -> Result<Connection> {
     let path = dir.join(STATE_FILE);
     if !path.exists() {
         return Err(StoreError::Missing { path });
     }
-    let conn = match open_reader(&path) {
+    let conn = match open(&path, flags) {
         Err(StoreError::Sqlite(e))
             if matches!(
                 e.sqlite_error_code(),

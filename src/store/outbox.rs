@@ -23,6 +23,8 @@ pub enum State {
     Dead = 2,
     /// A newer revision took its place before it was sent.
     Superseded = 3,
+    /// Given up, and dropped by hand after that.
+    Dropped = 4,
 }
 
 /// Longest `last_error` kept, in bytes.
@@ -429,8 +431,8 @@ fn kill_followers(conn: &Connection, delivery: i64, now: Timestamp) -> Result<()
 }
 
 /// Makes a dead delivery pending again, due at once and with a new age; with it those that died because of it. Where a
-/// newer revision exists the old one is superseded instead. Returns whether the delivery is pending now.
-pub fn revive(conn: &Connection, delivery: i64, now: Timestamp) -> Result<bool> {
+/// newer revision exists the old one is superseded instead. Returns how many are pending now.
+pub fn revive(conn: &Connection, delivery: i64, now: Timestamp) -> Result<usize> {
     let newer: Option<i64> = conn
         .prepare_cached(
             "SELECT n.delivery FROM delivery d JOIN delivery n
@@ -441,9 +443,9 @@ pub fn revive(conn: &Connection, delivery: i64, now: Timestamp) -> Result<bool> 
         .optional()?;
     if let Some(by) = newer {
         supersede(conn, delivery, by, now)?;
-        return Ok(false);
+        return Ok(0);
     }
-    let revived = conn
+    let mut revived = conn
         .prepare_cached(
             "UPDATE delivery SET state = 0, flight = 0, due_at = ?2, finished_at = NULL, age = 0, tried_up = NULL
               WHERE delivery = ?1 AND state = 2",
@@ -457,10 +459,10 @@ pub fn revive(conn: &Connection, delivery: i64, now: Timestamp) -> Result<bool> 
         let followers: Vec<i64> =
             find.query_map(params![delivery, PREDECESSOR_FAILED], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
         for follower in followers {
-            revive(conn, follower, now)?;
+            revived += revive(conn, follower, now)?;
         }
     }
-    Ok(revived > 0)
+    Ok(revived)
 }
 
 /// Frees the rows frozen with documents that every sink has got: called for deliveries that have just ended.

@@ -19,6 +19,7 @@ mod provision;
 mod queue_exits;
 mod recordings;
 mod reliability;
+mod rescue;
 mod running;
 mod scorer;
 mod settle;

@@ -119,7 +119,7 @@ fn a_dead_revision_does_not_block_and_comes_back_only_as_the_newest() {
     assert_eq!(counts(&conn, SINK).expect("counts"), Counts { pending: 0, dead: 1, oldest: None });
     put(&conn, 1, 2, None);
     assert_eq!(keys(&conn), ["pbx:1.1/2"]);
-    assert!(!revive(&conn, first, at(700)).expect("revive"), "it would overtake nothing but itself");
+    assert_eq!(revive(&conn, first, at(700)).expect("revive"), 0, "it would overtake nothing but itself");
     assert_eq!(state_of(&conn, "pbx:1.1/1"), 3);
 }
 
@@ -148,7 +148,7 @@ fn a_tombstone_follows_its_survivor_to_a_newer_revision_and_into_death() {
     assert_eq!(state_of(&conn, "pbx:2.1/2"), 2);
     put(&conn, 3, 2, Some((1, 3)));
     assert_eq!(state_of(&conn, "pbx:3.1/2"), 2, "enqueued after its survivor died");
-    assert!(revive(&conn, survivor, at(700)).expect("revive"));
+    assert_eq!(revive(&conn, survivor, at(700)).expect("revive"), 3);
     assert_eq!(keys(&conn), ["pbx:1.1/3"], "survivor first");
     let survivor = take(&conn, "pbx:1.1/3", None);
     end(&conn, survivor, Outcome::Delivered);
@@ -303,4 +303,55 @@ fn what_another_sink_refused_or_still_waits_for_stays() {
         let left: i64 = conn.query_row("SELECT count(*) FROM document", [], |r| r.get(0)).expect("count");
         assert_eq!(left, 2, "{outcome:?}");
     }
+}
+
+#[test]
+fn dead_letters_are_sent_again_with_what_waited_for_them_and_never_before() {
+    use crate::store::dead::{self, Action, Cursor, Done, Which};
+    let conn = state();
+    let act = |action, which: &Which, limit| {
+        let (mut done, mut cursor) = (Done::default(), Cursor::default());
+        while let Some(next) = dead::step(&conn, action, which, cursor, limit, at(700), &mut done).expect("step") {
+            cursor = next;
+        }
+        done
+    };
+    let all = Which::default();
+    let one = |id: &str| Which { ids: vec![id.to_owned()], sink: None };
+    // call 2 is merged into call 1: its tombstone waits for revision 2 of call 1
+    put(&conn, 1, 2, None);
+    put(&conn, 2, 2, Some((1, 2)));
+    put(&conn, 3, 1, None);
+    for key in ["pbx:1.1/2", "pbx:3.1/1"] {
+        let delivery = take(&conn, key, None);
+        end(&conn, delivery, dead());
+    }
+    assert_eq!(["pbx:1.1/2", "pbx:2.1/2", "pbx:3.1/1"].map(|k| state_of(&conn, k)), [2, 2, 2]);
+
+    // the tombstone alone would only take a call away
+    let done = act(Action::Retry, &one("pbx:2.1"), 10);
+    assert_eq!((done.deliveries(), done.blocked), (0, 1));
+    // both at once, a step each
+    let done = act(Action::Retry, &all, 1);
+    assert_eq!((done.deliveries(), done.calls, done.blocked), (3, 3, 0));
+    assert_eq!(keys(&conn), ["pbx:1.1/2", "pbx:3.1/1"], "the tombstone waits again");
+
+    // a newer revision stands for the older one
+    let delivery = take(&conn, "pbx:3.1/1", None);
+    end(&conn, delivery, dead());
+    put(&conn, 3, 2, None);
+    let done = act(Action::Retry, &all, 10);
+    assert_eq!((done.deliveries(), done.superseded), (0, 1));
+
+    // dropped: not dead any more, and not sent; at another sink there is nothing
+    let delivery = take(&conn, "pbx:3.1/2", None);
+    end(&conn, delivery, dead());
+    let elsewhere = Which { sink: Some("file".to_owned()), ..Which::default() };
+    assert_eq!(act(Action::Drop, &elsewhere, 10), Done::default());
+    assert_eq!(dead::count(&conn, &all).expect("count"), [(SINK.to_owned(), 1)].into());
+    assert_eq!(act(Action::Drop, &all, 10).deliveries(), 1);
+    assert_eq!(state_of(&conn, "pbx:3.1/2"), 4);
+    assert_eq!(counts(&conn, SINK).expect("counts").dead, 0);
+    // what was dropped was not delivered either: what waits for its call stays back
+    assert_eq!(act(Action::Retry, &all, 10), Done::default());
 }

@@ -1,19 +1,25 @@
-//! `callferry calls`: what the agent knows of calls and their deliveries. Reads the state beside a running agent or without
-//! one; changes nothing. Numbers are shown as they are: this is the admin's own terminal.
+//! `callferry calls`: what the agent knows of calls and their deliveries, and what is to become of those that were given up.
+//! Reads the state beside a running agent or without one; what changes something is asked of the agent. Numbers are shown
+//! as they are: this is the admin's own terminal.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
+use std::path::PathBuf;
 
-use chrono::{DateTime, Local, NaiveDate, Utc};
+use chrono::{NaiveDate, Utc};
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::json;
 
+use super::text::{local, printable};
 use crate::call::{Call, Party, Seconds, Timestamp};
 use crate::config::StateSettings;
 use crate::correlate::explain;
 use crate::printable;
 use crate::store::calls::{self, Delivery, Filter, Known};
 use crate::store::{self, StoreError};
+
+mod dead;
+mod export;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -30,9 +36,12 @@ enum Command {
         /// Only calls with a delivery that waits
         #[arg(long)]
         pending: bool,
-        /// Only calls with a delivery that was given up
+        /// Only calls with a delivery that was given up: the dead letters
         #[arg(long)]
         failed: bool,
+        /// Only calls that were queued for this sink
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
         /// Only calls that ended since: a duration back (90m, 24h, 7d), a date (2026-11-20), or a time in UTC
         /// (2026-11-20T08:00:00Z)
         #[arg(long, value_name = "DURATION|DATE", value_parser = since)]
@@ -52,17 +61,45 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Send again what was given up: after the receiver was mended
+    Retry {
+        #[command(flatten)]
+        which: dead::Chosen,
+    },
+    /// Give up for good what was given up: it is not sent any more, and not listed as failed
+    Drop {
+        #[command(flatten)]
+        which: dead::Chosen,
+        /// Do not ask whether to drop all
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Write what was given up as JSON lines, with documents and answers
+    Export {
+        /// File to write, which must not exist; - is standard output
+        file: PathBuf,
+        /// Only at this sink
+        #[arg(long, value_name = "NAME")]
+        sink: Option<String>,
+        /// Replace a file that exists
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// Returns the exit code.
 pub fn run(args: Args) -> u8 {
     let mut out = String::new();
     let done = match &args.command {
-        Command::List { pending, failed, since, limit, json } => {
-            let filter = Filter { pending: *pending, failed: *failed, since: *since, limit: *limit };
+        Command::List { pending, failed, sink, since, limit, json } => {
+            let (sink, since) = (sink.clone(), *since);
+            let filter = Filter { pending: *pending, failed: *failed, sink, since, limit: *limit };
             list(&args.state, &filter, *json, &mut out)
         }
         Command::Show { id, json } => show(&args.state, id, *json, &mut out),
+        Command::Retry { which } => return dead::retry(&args.state, which),
+        Command::Drop { which, yes } => return dead::drop(&args.state, which, *yes),
+        Command::Export { file, sink, force } => return export::run(&args.state, file, sink.as_deref(), *force),
     };
     // a reader that has seen enough (head, less) is no failure
     let _ = io::stdout().lock().write_all(out.as_bytes());
@@ -83,6 +120,10 @@ pub fn run(args: Args) -> u8 {
 
 fn list(state: &StateSettings, filter: &Filter, as_json: bool, out: &mut String) -> Result<bool, StoreError> {
     let conn = store::open_read_only(&state.state_dir)?;
+    if let Some(unknown) = filter.sink.as_deref().map(|sink| dead::unknown_sink(&conn, sink)).transpose()?.flatten() {
+        eprintln!("callferry: {unknown}");
+        return Ok(false);
+    }
     let calls = calls::list(&conn, filter)?;
     if as_json {
         for known in &calls {
@@ -91,7 +132,11 @@ fn list(state: &StateSettings, filter: &Filter, as_json: bool, out: &mut String)
         return Ok(true);
     }
     if calls.is_empty() {
-        out.push_str("no calls\n");
+        out.push_str(match (filter.failed, filter.pending) {
+            (true, false) => "no dead letters\n",
+            (false, true) => "nothing waits\n",
+            _ => "no calls\n",
+        });
         return Ok(true);
     }
     let mut table = table(&["ended", "call", "direction", "from", "to", "outcome", "with", "talk", "delivery"]);
@@ -158,12 +203,7 @@ fn fit(table: &mut Table) {
 fn show(state: &StateSettings, id: &str, as_json: bool, out: &mut String) -> Result<bool, StoreError> {
     let conn = store::open_read_only(&state.state_dir)?;
     let Some((known, deliveries)) = calls::show(&conn, id)? else {
-        eprintln!(
-            "callferry: the state in {} knows no call {}. `callferry calls list` shows those it knows; one that has not \
-             ended yet is not among them",
-            state.state_dir.display(),
-            printable(id)
-        );
+        eprintln!("callferry: {}", dead::unknown_call(&conn, &state.state_dir, id)?);
         return Ok(false);
     };
     if as_json {
@@ -307,15 +347,6 @@ fn clock(duration: Seconds) -> String {
         0 => format!("{}:{:02}", seconds / 60, seconds % 60),
         hours => format!("{hours}:{:02}:{:02}", seconds / 60 % 60, seconds % 60),
     }
-}
-
-fn local(at: Timestamp) -> String {
-    at.to_chrono().map_or_else(String::new, |t| DateTime::<Local>::from(t).format("%Y-%m-%d %H:%M:%S").to_string())
-}
-
-/// Caller names come from anywhere.
-fn printable(text: &str) -> String {
-    printable::clean(text).into_owned()
 }
 
 fn since(text: &str) -> Result<Timestamp, String> {

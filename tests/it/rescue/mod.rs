@@ -1,0 +1,3 @@
+//! What an admin does when something went wrong, through the program: dead letters, history read again, calls compared.
+
+mod letters;
