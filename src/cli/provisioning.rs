@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::ami::{Client, Connect, Tls};
+use crate::config;
 pub use crate::config::ProvisionSettings as Settings;
 use crate::finding::{Finding, Level};
 use crate::provision::activate::{self, Outcome, Work};
@@ -65,17 +66,7 @@ impl Settings {
 
 /// From `<NAME>` or the file of `<NAME>_FILE`.
 pub fn secret(name: &str, file: Option<&Path>) -> Result<Option<SecretString>> {
-    let direct = std::env::var(name).ok().filter(|v| !v.is_empty());
-    match (direct, file) {
-        (Some(_), Some(_)) => Err(Error::input(format!("both {name} and {name}_FILE are set; keep one"))),
-        (Some(value), None) => Ok(Some(value.into())),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Error::input(format!("{name}_FILE: cannot read {}: {e}", path.display())))?;
-            Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned().into()))
-        }
-        (None, None) => Ok(None),
-    }
+    config::secret(name, file).map_err(|e| Error::input(e.to_string()))
 }
 
 pub const fn exit_code(kind: Kind) -> u8 {

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, AgentError, Options};
 use crate::config::{Config, Settings, unknown_names};
+use crate::finding::Level;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -24,6 +25,13 @@ pub fn run(args: Args) -> u8 {
     };
     for warning in unknown_names(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned())) {
         tracing::warn!("{warning}");
+    }
+    for finding in config.certificate_findings() {
+        let remedy = finding.remedy.unwrap_or_default();
+        match finding.level {
+            Level::Problem => tracing::error!("{}: {}. {remedy}", finding.topic, finding.text),
+            _ => tracing::warn!("{}: {}. {remedy}", finding.topic, finding.text),
+        }
     }
     let ended = runtime.block_on(until_signalled(&config, &Options { once: args.once }));
     // nothing of value runs any more: a name server that does not answer must not hold the end up

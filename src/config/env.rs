@@ -97,6 +97,7 @@ const PREFIXES: &[&str] = &[
     "LONG_CALL_",
     "MONITORING_",
     "NATIONAL_",
+    "NUMBER_",
     "OUTAGE_",
     "RECORDING",
     "REGION",
@@ -160,7 +161,9 @@ fn tidy(warnings: &mut Vec<String>) -> Vec<(OsString, Option<String>)> {
         if SECRET_NAMES.contains(&name.as_str()) {
             if value.is_empty() {
                 changes.push((name.clone().into(), None));
-            } else if quoted(value).is_some() || value.trim() != value || value.contains(" #") {
+            } else if !value.contains("-----BEGIN ")
+                && (quoted(value).is_some() || value.trim() != value || value.contains(" #"))
+            {
                 warnings.push(format!(
                     "{name} holds white space, quotation marks or a comment; it is used as it is (docker run --env-file \
                      removes none of them)"
@@ -265,11 +268,16 @@ impl Secrets {
             webhook_token: secret("WEBHOOK_TOKEN", settings.sinks.webhook_token_file.as_deref())?,
             webhook_secret: secret("WEBHOOK_SECRET", settings.sinks.webhook_secret_file.as_deref())?,
             api_key: secret("API_KEY", settings.sinks.api_key_file.as_deref())?,
+            db_client_key: secret("DB_CLIENT_KEY", settings.database.db_client_key_file.as_deref())?,
+            webhook_client_key: secret("WEBHOOK_CLIENT_KEY", settings.sinks.webhook_client_key_file.as_deref())?,
+            api_client_key: secret("API_CLIENT_KEY", settings.sinks.api_client_key_file.as_deref())?,
+            number_privacy_key: secret("NUMBER_PRIVACY_KEY", settings.sinks.number_privacy_key_file.as_deref())?,
         })
     }
 }
 
-fn secret(name: &str, file: Option<&Path>) -> Result<Option<SecretString>, ConfigError> {
+/// From `<NAME>` or the file of `<NAME>_FILE`.
+pub fn secret(name: &str, file: Option<&Path>) -> Result<Option<SecretString>, ConfigError> {
     let direct = match std::env::var(name) {
         Ok(value) => Some(value).filter(|v| !v.is_empty()),
         Err(std::env::VarError::NotPresent) => None,

@@ -10,19 +10,22 @@ mod labels;
 mod recordings;
 mod resolve;
 mod settings;
+mod tls;
 mod types;
 
-pub use env::{EnvError, load_env, unknown_names};
+pub use env::{EnvError, load_env, secret, unknown_names};
 pub use example::env_example;
 pub use recordings::{FilesConfig, RecordingConfig, UploadConfig};
 pub use resolve::{rules, zone};
 pub use settings::{
-    DatabaseSettings, DeliverySettings, LogSettings, MonitoringSettings, ProvisionSettings, RecordingSettings,
-    RuleSettings, Secrets, Settings, SinkSettings, StateSettings,
+    DatabaseSettings, DeliverySettings, HiddenUrl, LogSettings, MonitoringSettings, ProvisionSettings,
+    RecordingSettings, RuleSettings, SECRET_NAMES, Secrets, Settings, SinkSettings, StateSettings,
 };
+pub use tls::{Certificates, ClientIdentity, TlsConfig};
 pub use types::{
     CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, FileSinkConfig, LogConfig, MonitoringConfig,
-    ShippingConfig, SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig,
+    NumberPrivacy, PrivacyWay, ShippingConfig, SinkConfig, SipstackConfig, SourceConfig, StartFrom, StateConfig,
+    TlsMode, WebhookConfig,
 };
 
 use thiserror::Error;

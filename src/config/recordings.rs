@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::ConfigError;
-use super::resolve::{calls_url, concurrency, hours, http_url, seconds, trimmed};
-use super::settings::{Secrets, Settings};
+use super::resolve::{api_privacy, api_tls, calls_url, concurrency, hours, http_url, seconds, trimmed};
+use super::settings::{HiddenUrl, Secrets, Settings};
+use super::tls::TlsConfig;
+use super::{ConfigError, NumberPrivacy};
 
 /// Where Asterisk keeps recordings unless told otherwise.
 const DEFAULT_PATH: &str = "/var/spool/asterisk/monitor";
@@ -36,11 +37,13 @@ pub struct FilesConfig {
 
 #[derive(Clone, Debug)]
 pub struct UploadConfig {
-    pub url: String,
+    pub url: HiddenUrl,
     pub api_key: SecretString,
     pub concurrency: usize,
     pub timeout: Duration,
     pub allow_http: bool,
+    pub tls: TlsConfig,
+    pub privacy: NumberPrivacy,
 }
 
 pub(super) fn resolve(settings: &Settings, secrets: &Secrets) -> Result<RecordingConfig, ConfigError> {
@@ -104,8 +107,8 @@ fn upload(settings: &Settings, secrets: &Secrets) -> Result<UploadConfig, Config
         Some(url) => http_url("RECORDING_UPLOAD_URL", url)?,
         None => {
             let calls = calls_url(&settings.sinks)?;
-            let base = reqwest::Url::parse(&calls).and_then(|url| url.join("/v1/mqs/recording"));
-            base.map_err(|e| ConfigError::new("API_ENDPOINT", format!("not a URL ({e})")))?.to_string()
+            let base = reqwest::Url::parse(calls.as_str()).and_then(|url| url.join("/v1/mqs/recording"));
+            base.map_err(|e| ConfigError::new("API_ENDPOINT", format!("not a URL ({e})")))?.to_string().into()
         }
     };
     Ok(UploadConfig {
@@ -114,5 +117,7 @@ fn upload(settings: &Settings, secrets: &Secrets) -> Result<UploadConfig, Config
         concurrency: concurrency("RECORDING_UPLOAD_CONCURRENCY", s.recording_upload_concurrency)?,
         timeout: seconds("RECORDING_UPLOAD_TIMEOUT", s.recording_upload_timeout, 0.1, 86_400.0)?,
         allow_http: settings.sinks.allow_http,
+        tls: api_tls(&settings.sinks, secrets)?,
+        privacy: api_privacy(settings, secrets)?,
     })
 }

@@ -14,6 +14,28 @@ fn boolean(value: &str) -> Result<bool, &'static str> {
     }
 }
 
+/// An address that may hold a password or a token, in its path too: never shown by `Debug`.
+#[derive(Clone)]
+pub struct HiddenUrl(String);
+
+impl HiddenUrl {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for HiddenUrl {
+    fn from(url: String) -> Self {
+        Self(url)
+    }
+}
+
+impl std::fmt::Debug for HiddenUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HiddenUrl(…)")
+    }
+}
+
 /// Everything `callferry run` reads.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
@@ -72,6 +94,12 @@ pub struct DatabaseSettings {
     /// PEM file with the certificate authority for DB_TLS=verify [default: the system's]
     #[arg(long, env = "DB_CA_FILE")]
     pub db_ca_file: Option<PathBuf>,
+    /// PEM file with a client certificate (and its chain), for servers that ask for one
+    #[arg(long, env = "DB_CLIENT_CERT_FILE")]
+    pub db_client_cert_file: Option<PathBuf>,
+    /// PEM file with the key of that certificate (or set DB_CLIENT_KEY)
+    #[arg(long, env = "DB_CLIENT_KEY_FILE")]
+    pub db_client_key_file: Option<PathBuf>,
     /// Table of the call detail records, with or without schema (`asteriskcdrdb.cdr`)
     #[arg(long, env = "DB_TABLE_CDR", default_value = "cdr")]
     pub db_table_cdr: String,
@@ -203,14 +231,23 @@ pub struct SinkSettings {
     pub sinks: Vec<String>,
 
     /// webhook: URL that receives each call (or each batch) by POST
-    #[arg(long, env = "WEBHOOK_URL")]
-    pub webhook_url: Option<String>,
+    #[arg(long, env = "WEBHOOK_URL", hide_env_values = true)]
+    pub webhook_url: Option<HiddenUrl>,
     /// webhook: file with the bearer token (or set WEBHOOK_TOKEN)
     #[arg(long, env = "WEBHOOK_TOKEN_FILE")]
     pub webhook_token_file: Option<PathBuf>,
     /// webhook: file with the Standard Webhooks signing secret, whsec_… (or set WEBHOOK_SECRET)
     #[arg(long, env = "WEBHOOK_SECRET_FILE")]
     pub webhook_secret_file: Option<PathBuf>,
+    /// webhook: PEM file with the certificate authority to believe, and no other [default: the system's]
+    #[arg(long, env = "WEBHOOK_CA_FILE")]
+    pub webhook_ca_file: Option<PathBuf>,
+    /// webhook: PEM file with a client certificate (and its chain), for receivers that ask for one
+    #[arg(long, env = "WEBHOOK_CLIENT_CERT_FILE")]
+    pub webhook_client_cert_file: Option<PathBuf>,
+    /// webhook: PEM file with the key of that certificate (or set WEBHOOK_CLIENT_KEY)
+    #[arg(long, env = "WEBHOOK_CLIENT_KEY_FILE")]
+    pub webhook_client_key_file: Option<PathBuf>,
     /// webhook: calls in one request; 1 posts an object, more always an array
     #[arg(long, env = "WEBHOOK_BATCH_SIZE", default_value = "1")]
     pub webhook_batch_size: usize,
@@ -231,15 +268,24 @@ pub struct SinkSettings {
     /// sipstack: file with the API key (or set API_KEY)
     #[arg(long, env = "API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
+    /// sipstack: PEM file with the certificate authority to believe, and no other [default: the system's]
+    #[arg(long, env = "API_CA_FILE")]
+    pub api_ca_file: Option<PathBuf>,
+    /// sipstack: PEM file with a client certificate (and its chain), for an API that asks for one
+    #[arg(long, env = "API_CLIENT_CERT_FILE")]
+    pub api_client_cert_file: Option<PathBuf>,
+    /// sipstack: PEM file with the key of that certificate (or set API_CLIENT_KEY)
+    #[arg(long, env = "API_CLIENT_KEY_FILE")]
+    pub api_client_key_file: Option<PathBuf>,
     /// sipstack: region, one of dev, ca1, us1, us2
     #[arg(long, env = "REGION", default_value = "us1")]
     pub region: String,
     /// sipstack: URL that replaces the region's
-    #[arg(long, env = "API_ENDPOINT")]
-    pub api_endpoint: Option<String>,
+    #[arg(long, env = "API_ENDPOINT", hide_env_values = true)]
+    pub api_endpoint: Option<HiddenUrl>,
     /// sipstack: the same, used when API_ENDPOINT is not set
-    #[arg(long, env = "API_URL")]
-    pub api_url: Option<String>,
+    #[arg(long, env = "API_URL", hide_env_values = true)]
+    pub api_url: Option<HiddenUrl>,
     /// sipstack: customer number
     #[arg(long, env = "CUSTOMER_ID", default_value = "0")]
     pub customer_id: i64,
@@ -259,6 +305,23 @@ pub struct SinkSettings {
     /// Allow bearer tokens over plain http to hosts that are neither loopback nor private
     #[arg(long, env = "ALLOW_HTTP", default_value = "false", action = clap::ArgAction::Set, value_parser = boolean)]
     pub allow_http: bool,
+
+    /// Phone numbers of outside parties in what is sent: full, masked (all but the last three digits), or hashed (the same
+    /// number is the same word everywhere, and nobody reads it; needs NUMBER_PRIVACY_KEY)
+    #[arg(long, env = "NUMBER_PRIVACY", default_value = "full")]
+    pub number_privacy: String,
+    /// The same for the webhook alone [default: NUMBER_PRIVACY]
+    #[arg(long, env = "WEBHOOK_NUMBER_PRIVACY")]
+    pub webhook_number_privacy: Option<String>,
+    /// The same for the file alone [default: NUMBER_PRIVACY]
+    #[arg(long, env = "FILE_NUMBER_PRIVACY")]
+    pub file_number_privacy: Option<String>,
+    /// The same for sipstack and the upload of recordings alone [default: NUMBER_PRIVACY]
+    #[arg(long, env = "API_NUMBER_PRIVACY")]
+    pub api_number_privacy: Option<String>,
+    /// File with the key of hashed numbers, 16 characters at least (or set NUMBER_PRIVACY_KEY); another key makes other words
+    #[arg(long, env = "NUMBER_PRIVACY_KEY_FILE")]
+    pub number_privacy_key_file: Option<PathBuf>,
 }
 
 /// When calls are shipped, and how deliveries are tried again.
@@ -335,8 +398,8 @@ pub struct RecordingSettings {
     #[arg(long, env = "RECORDING_UPLOAD_ENABLED", default_value = "false", action = clap::ArgAction::Set, value_parser = boolean)]
     pub recording_upload_enabled: bool,
     /// URL they are sent to [default: /v1/mqs/recording of the host that calls are sent to]
-    #[arg(long, env = "RECORDING_UPLOAD_URL")]
-    pub recording_upload_url: Option<String>,
+    #[arg(long, env = "RECORDING_UPLOAD_URL", hide_env_values = true)]
+    pub recording_upload_url: Option<HiddenUrl>,
     /// Files sent at the same time
     #[arg(long, env = "RECORDING_UPLOAD_CONCURRENCY", default_value = "2")]
     pub recording_upload_concurrency: usize,
@@ -422,8 +485,23 @@ pub struct Secrets {
     pub webhook_token: Option<SecretString>,
     pub webhook_secret: Option<SecretString>,
     pub api_key: Option<SecretString>,
+    pub db_client_key: Option<SecretString>,
+    pub webhook_client_key: Option<SecretString>,
+    pub api_client_key: Option<SecretString>,
+    pub number_privacy_key: Option<SecretString>,
 }
 
 /// Names of the secrets, for `.env.example` and for the warning about unknown names.
-pub const SECRET_NAMES: &[&str] =
-    &["DB_PASSWORD", "WEBHOOK_TOKEN", "WEBHOOK_SECRET", "API_KEY", "PROVISION_DSN", "AMI_PASSWORD", "TRUNK_PASSWORD"];
+pub const SECRET_NAMES: &[&str] = &[
+    "DB_PASSWORD",
+    "DB_CLIENT_KEY",
+    "WEBHOOK_TOKEN",
+    "WEBHOOK_SECRET",
+    "WEBHOOK_CLIENT_KEY",
+    "API_KEY",
+    "API_CLIENT_KEY",
+    "NUMBER_PRIVACY_KEY",
+    "PROVISION_DSN",
+    "AMI_PASSWORD",
+    "TRUNK_PASSWORD",
+];

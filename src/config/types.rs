@@ -7,8 +7,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::recordings::RecordingConfig;
+use super::settings::HiddenUrl;
+use super::tls::TlsConfig;
 use crate::call::Timestamp;
+use crate::correlate::numbering::Numbering;
 use crate::correlate::{Rules, Zone};
+use crate::finding::Finding;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -27,6 +31,24 @@ pub struct Config {
     pub log: LogConfig,
     /// The PBX's name for display.
     pub hostname: String,
+}
+
+impl Config {
+    /// Certificates whose time runs out, and those that are set and not looked at.
+    pub fn certificate_findings(&self) -> Vec<Finding> {
+        let database = &self.source.database;
+        let mut findings = database.certificates.findings("database certificates");
+        if let Some(ca) = &database.certificates.ca
+            && database.tls != TlsMode::Verify
+        {
+            let text = format!("{} is set, and DB_TLS verifies no certificate", ca.variable);
+            findings.push(Finding::warning("database certificates", text, "set DB_TLS=verify"));
+        }
+        for sink in &self.sinks {
+            findings.extend(sink.tls().into_iter().flat_map(|t| t.findings(&format!("sink {}", sink.name()))));
+        }
+        findings
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -70,7 +92,8 @@ pub struct DatabaseConfig {
     pub user: String,
     pub password: Option<SecretString>,
     pub tls: TlsMode,
-    pub ca_file: Option<PathBuf>,
+    /// Its `ca` counts with [`TlsMode::Verify`].
+    pub certificates: TlsConfig,
     pub table_cdr: String,
     pub table_cel: String,
     /// The recordings table, if there is one.
@@ -110,11 +133,28 @@ impl SinkConfig {
             Self::Sipstack(_) => "sipstack",
         }
     }
+
+    pub const fn privacy(&self) -> &NumberPrivacy {
+        match self {
+            Self::Webhook(c) => &c.privacy,
+            Self::File(c) => &c.privacy,
+            Self::Sipstack(c) => &c.privacy,
+        }
+    }
+
+    /// `None`: nothing to encrypt.
+    pub const fn tls(&self) -> Option<&TlsConfig> {
+        match self {
+            Self::Webhook(c) => Some(&c.tls),
+            Self::File(_) => None,
+            Self::Sipstack(c) => Some(&c.tls),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 pub struct WebhookConfig {
-    pub url: String,
+    pub url: HiddenUrl,
     pub token: Option<SecretString>,
     pub signing_secret: Option<SecretString>,
     pub batch_size: usize,
@@ -122,17 +162,20 @@ pub struct WebhookConfig {
     pub concurrency: usize,
     pub timeout: Duration,
     pub allow_http: bool,
+    pub tls: TlsConfig,
+    pub privacy: NumberPrivacy,
 }
 
 #[derive(Clone, Debug)]
 pub struct FileSinkConfig {
     /// `None`: standard output.
     pub path: Option<PathBuf>,
+    pub privacy: NumberPrivacy,
 }
 
 #[derive(Clone, Debug)]
 pub struct SipstackConfig {
-    pub url: String,
+    pub url: HiddenUrl,
     pub api_key: SecretString,
     pub customer_id: i64,
     pub tenant: Option<String>,
@@ -141,6 +184,26 @@ pub struct SipstackConfig {
     pub concurrency: usize,
     pub timeout: Duration,
     pub allow_http: bool,
+    pub tls: TlsConfig,
+    pub privacy: NumberPrivacy,
+}
+
+/// What a sink gets to see of outside parties' phone numbers.
+#[derive(Clone, Debug, Default)]
+pub struct NumberPrivacy {
+    pub way: PrivacyWay,
+    pub numbering: Numbering,
+    /// Digits of the longest extension: longer runs are numbers.
+    pub extension_max: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub enum PrivacyWay {
+    #[default]
+    Full,
+    Masked,
+    /// With this key.
+    Hashed(SecretString),
 }
 
 /// What is shipped of calls that are up.

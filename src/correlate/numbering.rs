@@ -264,6 +264,11 @@ fn valid(number: &str) -> Option<String> {
     (length_ok && begins_well(code, national)).then(|| format!("+{number}"))
 }
 
+/// What follows the country code in the digits of an E.164 number.
+pub fn national(number: &str) -> Option<&str> {
+    number.get(country_code(number)?.len()..)
+}
+
 /// The country code a number begins with (ITU-T E.164, list of assigned codes).
 fn country_code(number: &str) -> Option<&str> {
     let two = number.get(..2)?;

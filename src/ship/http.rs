@@ -6,13 +6,14 @@ use std::error::Error as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use base64::Engine as _;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, Url};
+use reqwest::{Certificate, Client, Identity, Method, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Answer, USER_AGENT, policy};
-use crate::config::ConfigError;
+use crate::config::{ConfigError, TlsConfig};
 use crate::finding::Finding;
 
 /// Kept of an answer that is not 2xx.
@@ -28,9 +29,11 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Endpoint {
     client: Client,
     url: Url,
-    /// Without user, password and query: for logs and findings.
+    /// Without user, password, path and query: for logs and findings.
     shown: String,
     authorization: Option<HeaderValue>,
+    /// What an answer might repeat and nobody may keep.
+    secrets: Vec<SecretString>,
     timeout: Duration,
 }
 
@@ -43,6 +46,7 @@ pub struct Target<'a> {
     pub token: Option<&'a SecretString>,
     pub timeout: Duration,
     pub allow_http: bool,
+    pub tls: &'a TlsConfig,
     /// Requests at the same time.
     pub concurrency: usize,
 }
@@ -79,9 +83,28 @@ impl Endpoint {
         if guarded {
             builder = builder.dns_resolver(LocalOnly);
         }
+        if let Some(ca) = &target.tls.ca {
+            let roots = Certificate::from_pem_bundle(&ca.pem)
+                .map_err(|e| ConfigError::new(ca.variable, format!("{}: {}", ca.file.display(), chain(&e))))?;
+            builder = builder.tls_certs_only(roots);
+        }
+        if let Some(client) = &target.tls.client {
+            let mut pem = client.certificate.pem.clone();
+            pem.push(b'\n');
+            pem.extend_from_slice(client.key.expose_secret().as_bytes());
+            let of = &client.certificate;
+            let identity = Identity::from_pem(&pem)
+                .map_err(|_| ConfigError::new(of.variable, format!("{} cannot be used", of.file.display())))?;
+            builder = builder.identity(identity);
+        }
         let client = builder.build().map_err(|e| url_error(format!("no HTTP client can be made: {}", chain(&e))))?;
-        let shown = shown(&url);
-        Ok(Self { client, url, shown, authorization, timeout: target.timeout })
+        let (shown, secrets) = (shown(&url), secrets(&url, target.token));
+        let mut url = url;
+        if authorization.is_some() {
+            // one kind of credentials in a request: the token's setting is the one made for it
+            let _ = url.set_username("").and_then(|()| url.set_password(None));
+        }
+        Ok(Self { client, url, shown, authorization, secrets, timeout: target.timeout })
     }
 
     /// The URL without anything secret.
@@ -96,7 +119,7 @@ impl Endpoint {
             request = request.header(AUTHORIZATION, value.clone());
         }
         match request.send().await {
-            Ok(response) => read(response).await,
+            Ok(response) => self.read(response).await,
             Err(e) => self.failed(&e),
         }
     }
@@ -110,7 +133,7 @@ impl Endpoint {
         match request.send().await {
             Ok(response) => {
                 let status = response.status();
-                match read(response).await {
+                match self.read(response).await {
                     Answer::Accepted if status.as_u16() != 202 => {
                         Answer::Unanswered(format!("{} answered {status}, and only 202 means taken", self.shown))
                     }
@@ -118,6 +141,18 @@ impl Endpoint {
                 }
             }
             Err(e) => self.failed(&e),
+        }
+    }
+
+    /// What an answer says, without what it repeats of our credentials.
+    async fn read(&self, response: Response) -> Answer {
+        match read(response).await {
+            Answer::Http { status, retry_after, excerpt } => {
+                let known = self.secrets.iter().map(ExposeSecret::expose_secret);
+                let excerpt = known.fold(excerpt, |text, secret| text.replace(secret, "…"));
+                Answer::Http { status, retry_after, excerpt }
+            }
+            answer => answer,
         }
     }
 
@@ -151,9 +186,7 @@ impl Endpoint {
         let no_call = "whether it takes calls shows with the first one: none was sent now";
         vec![match status.as_u16() {
             300..=399 => {
-                let to = response.headers().get("location").and_then(|l| l.to_str().ok());
-                let to =
-                    to.and_then(|l| self.url.join(l).ok()).map_or_else(String::new, |u| format!(" to {}", shown(&u)));
+                let to = redirect_text(&self.url, response.headers().get("location").and_then(|l| l.to_str().ok()));
                 Finding::problem(
                     topic,
                     format!("{answered}: it redirects{to}, and calls are not sent after a redirect"),
@@ -237,13 +270,37 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     (date(text)? - from).to_std().ok()
 }
 
+/// Scheme, host and port. Of a path only that there is one: with many receivers it is the password.
 fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
+    let path = if url.path().len() > 1 { "…" } else { "" };
+    format!("{}/{path}", url.origin().ascii_serialization())
+}
+
+/// The longest first, so that a part of one does not hide the rest. Short words would blot out harmless text.
+fn secrets(url: &Url, token: Option<&SecretString>) -> Vec<SecretString> {
+    const SHORTEST: usize = 6;
+    let password = url.password().unwrap_or_default();
+    let decoded: String = percent_encoding::percent_decode_str(password).decode_utf8_lossy().into_owned();
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("{}:{decoded}", url.username()));
+    let mut secrets = vec![password.to_owned(), decoded, basic, url.path().to_owned()];
+    secrets.extend(token.map(|t| t.expose_secret().trim().to_owned()));
+    secrets.extend(url.query().map(str::to_owned));
+    secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+    secrets.retain(|s| s.len() >= SHORTEST);
+    secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+    secrets.into_iter().map(SecretString::from).collect()
+}
+
+/// Where a redirect leads, as far as it can be told.
+fn redirect_text(from: &Url, location: Option<&str>) -> String {
+    let Some(to) = location.and_then(|l| from.join(l).ok()) else { return String::new() };
+    if !matches!(to.scheme(), "http" | "https") {
+        format!(" to {}:, which is no way to send calls", policy::printable(to.scheme()))
+    } else if to.origin() == from.origin() {
+        " to another path of the same host".to_owned()
+    } else {
+        format!(" to {}", shown(&to))
+    }
 }
 
 /// The error and its causes, without the URL.
@@ -321,6 +378,7 @@ mod tests {
             token: token.as_ref(),
             timeout: Duration::from_secs(1),
             allow_http,
+            tls: &TlsConfig::default(),
             concurrency: 1,
         })
     }
@@ -371,7 +429,7 @@ mod tests {
     #[test]
     fn nothing_secret_is_shown() {
         let endpoint = endpoint("https://user:pa55@example.com/in?key=pa55#x", Some("pa55"), false).expect("endpoint");
-        assert_eq!(endpoint.shown(), "https://example.com/in");
+        assert_eq!(endpoint.shown(), "https://example.com/…");
         assert!(!format!("{:?}", endpoint.authorization).contains("pa55"));
     }
 

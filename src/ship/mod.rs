@@ -18,6 +18,7 @@ pub mod health;
 pub mod http;
 mod page;
 pub mod policy;
+pub mod privacy;
 pub mod recordings;
 mod rows;
 pub mod sign;
@@ -141,11 +142,12 @@ pub fn sinks(configs: &[SinkConfig]) -> Result<Vec<Arc<dyn Sink>>, ConfigError> 
     configs
         .iter()
         .map(|config| -> Result<Arc<dyn Sink>, ConfigError> {
-            Ok(match config {
+            let sink: Arc<dyn Sink> = match config {
                 SinkConfig::Webhook(c) => Arc::new(sink::webhook::Webhook::new(c)?),
                 SinkConfig::File(c) => Arc::new(sink::file::File::new(c)),
                 SinkConfig::Sipstack(c) => Arc::new(sink::sipstack::Sipstack::new(c)?),
-            })
+            };
+            Ok(privacy::Private::wrap(sink, config.privacy()))
         })
         .collect()
 }

@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::{Change, Health, Member, Mode, Moment, Permit, Sent};
 use super::http::{Endpoint, Target, key_header};
-use super::{Answer, Clock, policy};
+use super::privacy::Privacy;
+use super::{Answer, Clock, RenderError, policy};
 use crate::call::{Call, Timestamp};
 use crate::config::{ConfigError, DeliveryConfig, UploadConfig};
 use crate::finding::Finding;
@@ -52,6 +53,7 @@ pub struct Uploader {
     delivery: DeliveryConfig,
     concurrency: usize,
     source_id: String,
+    privacy: Option<Privacy>,
     clock: Clock,
     max_age: Duration,
 }
@@ -119,6 +121,7 @@ impl Uploader {
             delivery: delivery.clone(),
             concurrency: config.concurrency,
             source_id: source_id.to_owned(),
+            privacy: Privacy::new(&config.privacy),
             clock,
             max_age,
         })
@@ -257,12 +260,29 @@ impl Uploader {
         Ok(())
     }
 
+    /// The upload as the API gets to see it. What is heard in the file is not changed by anything.
+    fn shown(&self, upload: &Upload) -> std::result::Result<Upload, RenderError> {
+        let Some(privacy) = &self.privacy else { return Ok(upload.clone()) };
+        let document = upload.document.as_deref();
+        Ok(Upload {
+            path: privacy.path(document, &upload.path),
+            file: privacy.path(document, &upload.file),
+            call_id: privacy.id(&upload.call_id).into_owned(),
+            document: document.map(|d| privacy.document(d)).transpose()?,
+            ..upload.clone()
+        })
+    }
+
     fn launch(&self, work: &mut Work, upload: Upload, opened: Opened, probe: bool) {
+        let shown = match self.shown(&upload) {
+            Ok(shown) => shown,
+            Err(e) => return self.unfit(work, &upload, Unfit::NotNow(e.to_string())),
+        };
         if probe {
             work.health.probe_sent();
         }
         work.flying.insert(upload.recording, upload.queued_at);
-        let id = recording_id(&self.source_id, &upload, &opened.meta);
+        let id = recording_id(&self.source_id, &shown, &opened.meta);
         let member = Member {
             delivery: upload.recording,
             call: upload.call,
@@ -276,7 +296,7 @@ impl Uploader {
         let sent = Sent { members: vec![member], probe };
         let endpoint = self.endpoint.clone();
         work.tasks.spawn(async move {
-            let (answer, changed) = send(&endpoint, &upload, &id, opened).await;
+            let (answer, changed) = send(&endpoint, &shown, &id, opened).await;
             Done { upload, sent, answer, changed }
         });
     }
@@ -396,11 +416,12 @@ impl Uploader {
 fn endpoint(config: &UploadConfig) -> std::result::Result<Endpoint, ConfigError> {
     Endpoint::new(&Target {
         url_variable: "RECORDING_UPLOAD_URL",
-        url: &config.url,
+        url: config.url.as_str(),
         token_variable: "API_KEY",
         token: Some(&config.api_key),
         timeout: config.timeout,
         allow_http: config.allow_http,
+        tls: &config.tls,
         concurrency: config.concurrency,
     })
 }

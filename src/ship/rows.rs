@@ -41,14 +41,25 @@ pub fn freeze_rows(rows: &CallRows, zone: &Zone) -> Vec<u8> {
     written.and_then(|()| encoder.flush()).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
+/// Frozen rows whose JSON went through `change`; `None` from that: it is not JSON.
+pub(super) fn rewrite_rows(bytes: &[u8], change: impl FnOnce(&str) -> Option<String>) -> Result<Vec<u8>, RenderError> {
+    let fault = |e: &dyn std::fmt::Display| RenderError(format!("frozen rows: {e}"));
+    let text = String::from_utf8(inflate(bytes)?).map_err(|e| fault(&e))?;
+    let text = change(&text).ok_or_else(|| fault(&"not JSON"))?;
+    let mut encoder = DeflateEncoder::new(Vec::with_capacity(bytes.len()), Compression::fast());
+    encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_err(|e| fault(&e))
+}
+
+fn inflate(bytes: &[u8]) -> Result<Vec<u8>, RenderError> {
+    let mut text = Vec::new();
+    let read = DeflateDecoder::new(bytes).take(INFLATED_MAX).read_to_end(&mut text);
+    read.map_err(|e| RenderError(format!("frozen rows: {e}")))?;
+    Ok(text)
+}
+
 impl FrozenRows {
     pub fn thaw(bytes: &[u8]) -> Result<Self, RenderError> {
-        let mut text = Vec::new();
-        DeflateDecoder::new(bytes)
-            .take(INFLATED_MAX)
-            .read_to_end(&mut text)
-            .map_err(|e| RenderError(format!("frozen rows: {e}")))?;
-        serde_json::from_slice(&text).map_err(|e| RenderError(format!("frozen rows: {e}")))
+        serde_json::from_slice(&inflate(bytes)?).map_err(|e| RenderError(format!("frozen rows: {e}")))
     }
 
     /// The moment of a row's time. `uniqueid` helps where the clock showed the same reading twice.

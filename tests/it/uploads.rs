@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use callferry::agent::recordings::{Finder, opener};
-use callferry::config::UploadConfig;
+use callferry::config::{NumberPrivacy, TlsConfig, UploadConfig};
 use callferry::ship::Clock;
 use callferry::ship::recordings::{OpenFile, Uploader};
 use callferry::store::Store;
@@ -25,11 +25,13 @@ use crate::ship::support::{Receiver, options, reply};
 
 fn upload_config(receiver: &Receiver) -> UploadConfig {
     UploadConfig {
-        url: format!("http://{}/v1/mqs/recording", receiver.address),
+        url: format!("http://{}/v1/mqs/recording", receiver.address).into(),
         api_key: SecretString::from("sk_test".to_owned()),
         concurrency: 2,
         timeout: Duration::from_secs(20),
         allow_http: false,
+        tls: TlsConfig::default(),
+        privacy: NumberPrivacy::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use callferry::config::{CelMode, DatabaseConfig, DatabaseKind, SourceConfig, StartFrom, TlsMode};
+use callferry::config::{CelMode, DatabaseConfig, DatabaseKind, SourceConfig, StartFrom, TlsConfig, TlsMode};
 use sqlx::{AssertSqlSafe, Executor, MySqlConnection, PgConnection};
 
 /// Where a database is.
@@ -148,7 +148,7 @@ impl TestDatabase {
                 user: self.place.user.clone(),
                 password: None,
                 tls: TlsMode::Prefer,
-                ca_file: None,
+                certificates: TlsConfig::default(),
                 table_cdr: "cdr".to_owned(),
                 table_cel: "cel".to_owned(),
                 table_recordings: None,

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::say;
 use crate::agent::{self, Summary};
 use crate::config::{
-    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, LogConfig, RecordingConfig, ShippingConfig,
-    SinkConfig, SourceConfig, StartFrom, StateConfig, TlsMode, WebhookConfig, zone,
+    CelMode, Config, DatabaseConfig, DatabaseKind, DeliveryConfig, LogConfig, NumberPrivacy, RecordingConfig,
+    ShippingConfig, SinkConfig, SourceConfig, StartFrom, StateConfig, TlsConfig, TlsMode, WebhookConfig, zone,
 };
 use crate::correlate::Rules;
 use crate::correlate::explain::one_line;
@@ -138,7 +138,7 @@ fn config(dir: &Path, database: &Path, url: &str) -> Result<Config> {
                 user: String::new(),
                 password: None,
                 tls: TlsMode::Off,
-                ca_file: None,
+                certificates: TlsConfig::default(),
                 table_cdr: "cdr".to_owned(),
                 table_cel: "cel".to_owned(),
                 table_recordings: None,
@@ -158,7 +158,7 @@ fn config(dir: &Path, database: &Path, url: &str) -> Result<Config> {
         call_max_age: day,
         shipping: ShippingConfig { progressive: false, long_call_update: None },
         sinks: vec![SinkConfig::Webhook(WebhookConfig {
-            url: url.to_owned(),
+            url: url.to_owned().into(),
             token: None,
             signing_secret: None,
             batch_size: 1,
@@ -166,6 +166,8 @@ fn config(dir: &Path, database: &Path, url: &str) -> Result<Config> {
             concurrency: 4,
             timeout: Duration::from_secs(10),
             allow_http: false,
+            tls: TlsConfig::default(),
+            privacy: NumberPrivacy::default(),
         })],
         delivery: DeliveryConfig {
             retry_base: Duration::from_secs(1),

@@ -13,7 +13,7 @@ mod sinks;
 mod source;
 mod values;
 
-pub(super) use sinks::calls_url;
+pub(super) use sinks::{api_privacy, api_tls, calls_url};
 pub use source::zone;
 pub(super) use values::{concurrency, hours, http_url, seconds, trimmed};
 

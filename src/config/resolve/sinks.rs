@@ -2,8 +2,14 @@
 
 use std::path::PathBuf;
 
+use secrecy::ExposeSecret;
+
 use super::super::settings::{Secrets, Settings, SinkSettings};
-use super::super::{ConfigError, FileSinkConfig, SinkConfig, SipstackConfig, WebhookConfig};
+use super::super::tls::{TlsConfig, Wanted};
+use super::super::{
+    ConfigError, FileSinkConfig, HiddenUrl, NumberPrivacy, PrivacyWay, SinkConfig, SipstackConfig, WebhookConfig,
+    labels,
+};
 use super::values::{concurrency, http_url, seconds, trimmed};
 
 type Result<T> = std::result::Result<T, ConfigError>;
@@ -27,7 +33,9 @@ pub(super) fn sinks(settings: &Settings, secrets: &Secrets, hostname: &str) -> R
         let sink = match name.as_str() {
             "webhook" => SinkConfig::Webhook(webhook(settings, secrets)?),
             "file" => {
-                SinkConfig::File(FileSinkConfig { path: (s.file_path != "-").then(|| PathBuf::from(&s.file_path)) })
+                let path = (s.file_path != "-").then(|| PathBuf::from(&s.file_path));
+                let privacy = privacy(settings, secrets, "FILE_NUMBER_PRIVACY", s.file_number_privacy.as_deref())?;
+                SinkConfig::File(FileSinkConfig { path, privacy })
             }
             "sipstack" => SinkConfig::Sipstack(sipstack(settings, secrets, hostname)?),
             other => return Err(ConfigError::new("SINKS", format!("{other} is not one of webhook, file, sipstack"))),
@@ -60,16 +68,22 @@ fn webhook(settings: &Settings, secrets: &Secrets) -> Result<WebhookConfig> {
         concurrency: concurrency("WEBHOOK_CONCURRENCY", s.webhook_concurrency)?,
         timeout: seconds("WEBHOOK_TIMEOUT", s.webhook_timeout, 0.1, 3_600.0)?,
         allow_http: s.allow_http,
+        tls: TlsConfig::resolve(&Wanted {
+            ca: s.webhook_ca_file.as_deref().map(|file| ("WEBHOOK_CA_FILE", file)),
+            certificate: s.webhook_client_cert_file.as_deref().map(|file| ("WEBHOOK_CLIENT_CERT_FILE", file)),
+            key: ("WEBHOOK_CLIENT_KEY", secrets.webhook_client_key.as_ref()),
+        })?,
+        privacy: privacy(settings, secrets, "WEBHOOK_NUMBER_PRIVACY", s.webhook_number_privacy.as_deref())?,
     })
 }
 
 /// Where calls are posted: as set, or by region.
-pub(in crate::config) fn calls_url(s: &SinkSettings) -> Result<String> {
-    Ok(match s.api_endpoint.as_ref().or(s.api_url.as_ref()) {
+pub(in crate::config) fn calls_url(s: &SinkSettings) -> Result<HiddenUrl> {
+    let url = match s.api_endpoint.as_ref().or(s.api_url.as_ref()) {
         Some(url) => {
             let variable = if s.api_endpoint.is_some() { "API_ENDPOINT" } else { "API_URL" };
             let url = http_url(variable, url)?;
-            let url = url.trim_end_matches('/');
+            let url = url.as_str().trim_end_matches('/');
             // as the SIPSTACK connector does: only the API's own path lacks its last part
             if url.ends_with("/v1/mqs/connectors/asterisk") { format!("{url}/calls") } else { url.to_owned() }
         }
@@ -79,7 +93,8 @@ pub(in crate::config) fn calls_url(s: &SinkSettings) -> Result<String> {
             }
             other => return Err(ConfigError::new("REGION", format!("{other} is not one of dev, ca1, us1, us2"))),
         },
-    })
+    };
+    Ok(url.into())
 }
 
 fn sipstack(settings: &Settings, secrets: &Secrets, hostname: &str) -> Result<SipstackConfig> {
@@ -98,5 +113,50 @@ fn sipstack(settings: &Settings, secrets: &Secrets, hostname: &str) -> Result<Si
         concurrency: concurrency("API_CONCURRENCY", s.api_concurrency)?,
         timeout: seconds("API_TIMEOUT", s.api_timeout, 0.1, 3_600.0)?,
         allow_http: s.allow_http,
+        tls: api_tls(s, secrets)?,
+        privacy: api_privacy(settings, secrets)?,
     })
+}
+
+/// Of the API: calls and recordings.
+pub(in crate::config) fn api_tls(s: &SinkSettings, secrets: &Secrets) -> Result<TlsConfig> {
+    TlsConfig::resolve(&Wanted {
+        ca: s.api_ca_file.as_deref().map(|file| ("API_CA_FILE", file)),
+        certificate: s.api_client_cert_file.as_deref().map(|file| ("API_CLIENT_CERT_FILE", file)),
+        key: ("API_CLIENT_KEY", secrets.api_client_key.as_ref()),
+    })
+}
+
+/// The same.
+pub(in crate::config) fn api_privacy(settings: &Settings, secrets: &Secrets) -> Result<NumberPrivacy> {
+    privacy(settings, secrets, "API_NUMBER_PRIVACY", settings.sinks.api_number_privacy.as_deref())
+}
+
+/// A shorter key is found by trying: there are not that many phone numbers.
+const KEY_CHARS_MIN: usize = 16;
+
+/// What `variable` says for one sink, or `NUMBER_PRIVACY` for all.
+fn privacy(settings: &Settings, secrets: &Secrets, variable: &str, own: Option<&str>) -> Result<NumberPrivacy> {
+    let (variable, value) = own.map_or(("NUMBER_PRIVACY", settings.sinks.number_privacy.as_str()), |v| (variable, v));
+    let way = match value.to_ascii_lowercase().as_str() {
+        "full" => PrivacyWay::Full,
+        "masked" => PrivacyWay::Masked,
+        "hashed" => match &secrets.number_privacy_key {
+            Some(key) if key.expose_secret().chars().count() >= KEY_CHARS_MIN => PrivacyWay::Hashed(key.clone()),
+            Some(_) => {
+                let problem = format!("is shorter than {KEY_CHARS_MIN} characters; such as: openssl rand -base64 32");
+                return Err(ConfigError::new("NUMBER_PRIVACY_KEY", problem));
+            }
+            None => {
+                let problem = format!(
+                    "not set, but {variable}=hashed (NUMBER_PRIVACY_KEY or NUMBER_PRIVACY_KEY_FILE); make one once and \
+                     keep it: openssl rand -base64 32"
+                );
+                return Err(ConfigError::new("NUMBER_PRIVACY_KEY", problem));
+            }
+        },
+        other => return Err(ConfigError::new(variable, format!("{other} is not one of full, masked, hashed"))),
+    };
+    let numbering = labels::numbering(&settings.rules)?;
+    Ok(NumberPrivacy { way, numbering, extension_max: settings.rules.asterisk_ext_max_length })
 }

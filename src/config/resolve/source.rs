@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{NaiveDate, TimeZone, Utc};
 
 use super::super::settings::{Secrets, Settings};
+use super::super::tls::{TlsConfig, Wanted};
 use super::super::{CelMode, ConfigError, DatabaseConfig, DatabaseKind, SourceConfig, StartFrom, TlsMode};
 use super::values::seconds;
 use crate::call::Timestamp;
@@ -69,7 +70,11 @@ pub(super) fn source(settings: &Settings, secrets: &Secrets, cel: CelMode, cdr: 
             user: s.db_user.clone(),
             password: secrets.db_password.clone(),
             tls: tls_mode(&s.db_tls)?,
-            ca_file: s.db_ca_file.clone(),
+            certificates: TlsConfig::resolve(&Wanted {
+                ca: s.db_ca_file.as_deref().map(|file| ("DB_CA_FILE", file)),
+                certificate: s.db_client_cert_file.as_deref().map(|file| ("DB_CLIENT_CERT_FILE", file)),
+                key: ("DB_CLIENT_KEY", secrets.db_client_key.as_ref()),
+            })?,
             table_cdr: s.db_table_cdr.clone(),
             table_cel: s.db_table_cel.clone(),
             table_recordings,

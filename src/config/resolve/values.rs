@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::super::ConfigError;
+use super::super::{ConfigError, HiddenUrl};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
-pub(in crate::config) fn http_url(variable: &str, value: &str) -> Result<String> {
-    let url = reqwest::Url::parse(value)
+pub(in crate::config) fn http_url(variable: &str, value: &HiddenUrl) -> Result<HiddenUrl> {
+    let url = reqwest::Url::parse(value.as_str())
         .map_err(|e| ConfigError::new(variable, format!("not a URL ({e}); it begins with https:// or http://")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(ConfigError::new(variable, "not an http:// or https:// URL with a host"));
     }
-    Ok(value.to_owned())
+    Ok(value.clone())
 }
 
 pub(in crate::config) fn concurrency(variable: &str, value: usize) -> Result<usize> {

@@ -21,11 +21,12 @@ impl Sipstack {
     pub fn new(config: &SipstackConfig) -> Result<Self, ConfigError> {
         let endpoint = Endpoint::new(&Target {
             url_variable: "API_ENDPOINT",
-            url: &config.url,
+            url: config.url.as_str(),
             token_variable: "API_KEY",
             token: Some(&config.api_key),
             timeout: config.timeout,
             allow_http: config.allow_http,
+            tls: &config.tls,
             concurrency: config.concurrency,
         })?;
         let identity = format::Identity {

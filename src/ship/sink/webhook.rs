@@ -37,11 +37,12 @@ impl Webhook {
     pub fn new(config: &WebhookConfig) -> Result<Self, ConfigError> {
         let endpoint = Endpoint::new(&Target {
             url_variable: "WEBHOOK_URL",
-            url: &config.url,
+            url: config.url.as_str(),
             token_variable: "WEBHOOK_TOKEN",
             token: config.token.as_ref(),
             timeout: config.timeout,
             allow_http: config.allow_http,
+            tls: &config.tls,
             concurrency: config.concurrency,
         })?;
         let secret = config.signing_secret.as_ref();

@@ -66,11 +66,3 @@ fn is_certificate_error(e: &std::io::Error) -> bool {
     let certificate = |e: &Tls| matches!(e, Tls::InvalidCertificate(_) | Tls::NoCertificatesPresented);
     e.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()).is_some_and(certificate)
 }
-
-/// `DB_CA_FILE` can be read; a driver would only say that some file is missing.
-pub fn try_ca_file(config: &DatabaseConfig) -> Result<(), SourceError> {
-    let Some(path) = &config.ca_file else { return Ok(()) };
-    std::fs::File::open(path).map(|_| ()).map_err(|e| {
-        SourceError::Setup(format!("cannot read the certificates in {}: {e}. Check DB_CA_FILE", path.display()))
-    })
-}

@@ -55,15 +55,19 @@ impl MySqlBackend {
         if let Some(password) = &c.password {
             options = options.password(password.expose_secret());
         }
-        if let Some(ca) = &c.ca_file {
-            options = options.ssl_ca(ca);
+        if let Some(ca) = &c.certificates.ca {
+            options = options.ssl_ca_from_pem(ca.pem.clone());
+        }
+        if let Some(client) = &c.certificates.client {
+            options = options
+                .ssl_client_cert_from_pem(&client.certificate.pem)
+                .ssl_client_key_from_pem(client.key.expose_secret().as_bytes());
         }
         options
     }
 
     async fn open(&self) -> Result<MySqlConnection, SourceError> {
         let limit = self.config.timeout;
-        driver::try_ca_file(&self.config)?;
         let work = async {
             let mut connection = self.options().connect().await?;
             connection.execute("SET SESSION TRANSACTION READ ONLY").await?;

@@ -49,14 +49,18 @@ impl PostgresBackend {
         if let Some(password) = &c.password {
             options = options.password(password.expose_secret());
         }
-        if let Some(ca) = &c.ca_file {
-            options = options.ssl_root_cert(ca);
+        if let Some(ca) = &c.certificates.ca {
+            options = options.ssl_root_cert_from_pem(ca.pem.clone());
+        }
+        if let Some(client) = &c.certificates.client {
+            options = options
+                .ssl_client_cert_from_pem(&client.certificate.pem)
+                .ssl_client_key_from_pem(client.key.expose_secret().as_bytes());
         }
         options
     }
 
     async fn open(&self) -> Result<PgConnection, SourceError> {
-        driver::try_ca_file(&self.config)?;
         let work = async {
             let mut connection = self.options().connect().await?;
             // not as start-up options, which connection poolers refuse

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callferry::config::{FileSinkConfig, SipstackConfig, WebhookConfig};
+use callferry::config::{FileSinkConfig, NumberPrivacy, SipstackConfig, TlsConfig, WebhookConfig};
 use callferry::ship::sink::file::File;
 use callferry::ship::sink::sipstack::Sipstack;
 use callferry::ship::sink::webhook::Webhook;
@@ -41,7 +41,7 @@ async fn rigs() -> Vec<Rig> {
     rigs.push(Rig { sink: sipstack(&receiver.url()), arrived: Arrived::Http(receiver) });
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("calls.ndjson");
-    let sink = Arc::new(File::new(&FileSinkConfig { path: Some(path.clone()) }));
+    let sink = Arc::new(File::new(&FileSinkConfig { path: Some(path.clone()), privacy: NumberPrivacy::default() }));
     rigs.push(Rig { sink, arrived: Arrived::File(path, dir) });
     rigs
 }
@@ -50,7 +50,7 @@ const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 pub fn sipstack(url: &str) -> Arc<dyn Sink> {
     let config = SipstackConfig {
-        url: url.to_owned(),
+        url: url.to_owned().into(),
         api_key: SecretString::from("sk_t0p-secret".to_owned()),
         customer_id: 1,
         tenant: None,
@@ -59,6 +59,8 @@ pub fn sipstack(url: &str) -> Arc<dyn Sink> {
         concurrency: 10,
         timeout: Duration::from_secs(10),
         allow_http: false,
+        tls: TlsConfig::default(),
+        privacy: NumberPrivacy::default(),
     };
     Arc::new(Sipstack::new(&config).expect("sipstack"))
 }
@@ -245,7 +247,7 @@ async fn a_file_is_continued_after_a_torn_line_and_followed_when_rotated() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("calls.ndjson");
     std::fs::write(&path, "{\"id\":\"whole\"}\n{\"id\":\"to").expect("write");
-    let sink = File::new(&FileSinkConfig { path: Some(path.clone()) });
+    let sink = File::new(&FileSinkConfig { path: Some(path.clone()), privacy: NumberPrivacy::default() });
     let send = async |n: i64| {
         let item = Item { key: key(n, 1), body: document(n, 1, 0).into_bytes() };
         sink.send(&Batch { key: key(n, 1), items: vec![item] }).await

@@ -9,7 +9,7 @@ use axum::extract::State as Extract;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use callferry::call::Timestamp;
-use callferry::config::{DeliveryConfig, WebhookConfig};
+use callferry::config::{DeliveryConfig, NumberPrivacy, TlsConfig, WebhookConfig};
 use callferry::ship::sink::webhook::Webhook;
 use callferry::ship::{Clock, Options, Ship, Sink};
 use callferry::store::Store;
@@ -143,7 +143,7 @@ pub fn options() -> Options {
 
 pub fn webhook_config(url: &str) -> WebhookConfig {
     WebhookConfig {
-        url: url.to_owned(),
+        url: url.to_owned().into(),
         token: Some(SecretString::from("t0p-secret".to_owned())),
         signing_secret: None,
         batch_size: 1,
@@ -151,6 +151,8 @@ pub fn webhook_config(url: &str) -> WebhookConfig {
         concurrency: 4,
         timeout: Duration::from_secs(10),
         allow_http: false,
+        tls: TlsConfig::default(),
+        privacy: NumberPrivacy::default(),
     }
 }
 

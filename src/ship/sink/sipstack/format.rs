@@ -12,6 +12,7 @@ use crate::call::{
     Tombstone,
 };
 use crate::correlate::Zone;
+use crate::ship::privacy::is_hidden;
 use crate::ship::rows::{FrozenRows, local};
 use crate::ship::{Frozen, RenderError};
 
@@ -245,6 +246,9 @@ fn number(party: &Party) -> Option<String> {
 }
 
 fn digits(text: &str) -> Option<String> {
+    if is_hidden(text) {
+        return Some(text.trim_start_matches('+').to_owned());
+    }
     let digits: String = text.chars().filter(char::is_ascii_digit).collect();
     (!digits.is_empty()).then_some(digits)
 }
@@ -252,7 +256,8 @@ fn digits(text: &str) -> Option<String> {
 /// As the connector writes North American numbers: ten digits get their country code, when they have that plan's shape.
 fn nanp(digits: String) -> String {
     let b = digits.as_bytes();
-    if b.len() == 10 && b[0] >= b'2' && b[3] >= b'2' { format!("1{digits}") } else { digits }
+    let plain = !is_hidden(&digits);
+    if plain && b.len() == 10 && b[0] >= b'2' && b[3] >= b'2' { format!("1{digits}") } else { digits }
 }
 
 fn recording(r: &crate::call::Recording, zone: &Zone) -> Value {
