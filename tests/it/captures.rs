@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use callferry::call::{Call, CelEvent, CelRow, Row, RowTime, SCHEMA, SourceInfo, SourceKind, WallTime};
+use callferry::call::{Call, CelEvent, CelRow, Content, Row, RowTime, SCHEMA, SourceInfo, SourceKind, WallTime};
 use callferry::correlate::batch::correlate_all;
 use callferry::correlate::{Rules, Zone};
 use callferry::source::csv;
@@ -14,7 +14,8 @@ pub fn rules() -> Rules {
     Rules { trunks: vec!["PJSIP/trunk-*".to_owned()], ..Rules::default() }
 }
 
-fn rows(capture: &Capture, cel: &str, cdr: &str) -> Vec<Row> {
+/// Rows of a capture, from two of its files.
+pub fn rows(capture: &Capture, cel: &str, cdr: &str) -> Vec<Row> {
     let open = |name: &str| File::open(capture.dir.join(name)).expect("a file of the capture");
     let mut rows = csv::read_cel(open(cel), cel).expect("CEL rows").rows;
     rows.append(&mut csv::read_cdr(open(cdr), cdr).expect("CDR rows").rows);
@@ -24,19 +25,19 @@ fn rows(capture: &Capture, cel: &str, cdr: &str) -> Vec<Row> {
 fn documents(rows: Vec<Row>) -> Vec<Value> {
     let zone = Zone::Named(chrono_tz::Europe::Prague);
     let calls = correlate_all(rows, &rules(), &zone).calls.into_iter();
-    calls
-        .map(|content| {
-            let call = Call {
-                schema: SCHEMA.to_owned(),
-                id: format!("pbx:{}", content.linkedid),
-                revision: 1,
-                supersedes: Vec::new(),
-                source: SourceInfo { id: "pbx".to_owned(), kind: SourceKind::Asterisk, host: None },
-                content,
-            };
-            serde_json::to_value(call).expect("a call is JSON")
-        })
-        .collect()
+    calls.map(|content| serde_json::to_value(call(content)).expect("a call is JSON")).collect()
+}
+
+/// The first document of a call.
+pub fn call(content: Content) -> Call {
+    Call {
+        schema: SCHEMA.to_owned(),
+        id: format!("pbx:{}", content.linkedid),
+        revision: 1,
+        supersedes: Vec::new(),
+        source: SourceInfo { id: "pbx".to_owned(), kind: SourceKind::Asterisk, host: None },
+        content,
+    }
 }
 
 /// Compares, collecting what differs over all captures before it fails.

@@ -12,7 +12,7 @@ fn root() -> &'static Path {
 
 fn pages() -> Vec<PathBuf> {
     let mut pages: Vec<PathBuf> =
-        ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].iter().map(|p| root().join(p)).collect();
+        ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"].iter().map(|p| root().join(p)).collect();
     pages.extend(fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().path()));
     pages.retain(|p| p.extension().is_some_and(|e| e == "md"));
     pages

@@ -22,6 +22,7 @@ mod reliability;
 mod rescue;
 mod running;
 mod scorer;
+mod security;
 mod settle;
 mod ship;
 mod sipstack_env;
