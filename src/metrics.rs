@@ -98,6 +98,14 @@ pub static ROWS_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     total("callferry_rows_dropped_total", "Late rows given up: of a frozen call, or of one whose other rows are gone")
 });
 
+/// Calls that could not be built or recorded, by a fault of callferry's.
+pub static CALLS_UNBUILT: LazyLock<IntCounter> = LazyLock::new(|| {
+    total(
+        "callferry_calls_unbuilt_total",
+        "Calls that could not be built, by a fault of callferry's; their rows are kept",
+    )
+});
+
 /// Calls put into the outbox for the first time.
 pub static CALLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counter("callferry_calls_total", "Calls finished and queued for delivery", &["direction", "outcome"])

@@ -62,6 +62,7 @@ impl Open {
     pub fn is_up(&self, policy: &Policy) -> bool {
         self.end.is_none()
             && !self.frozen
+            && !self.aside
             && self.reread == Reread::No
             && !self.progress.has_nailed_up()
             && self.progress.verdict(&policy.grace) == Verdict::Open
@@ -77,6 +78,9 @@ impl Open {
     ) -> (Option<End>, Option<Timestamp>) {
         if self.frozen {
             return (Some(End::Frozen), None);
+        }
+        if self.aside {
+            return (None, None);
         }
         match self.reread {
             Reread::Waits(_) => return (None, None),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::{Row, Timestamp};
 use crate::correlate::completion::{Progress, RestartSign, RestartWatch};
 use crate::correlate::{Marks, Zone};
-use crate::store::ledger::{MARK_GAP, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT};
+use crate::store::ledger::{MARK_GAP, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT};
 
 /// The marks of one linkedid, or of all linkedids of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Marked {
     pub gap: bool,
     /// The linkedid of a nailed-up channel: it unites nothing.
     pub nailed: bool,
+    /// It could not be built.
+    pub unbuilt: bool,
 }
 
 impl Marked {
@@ -30,6 +32,7 @@ impl Marked {
             timeout: self.timeout.max(other.timeout),
             gap: self.gap || other.gap,
             nailed: self.nailed || other.nailed,
+            unbuilt: self.unbuilt || other.unbuilt,
         }
     }
 
@@ -41,13 +44,18 @@ impl Marked {
 
 /// How many restarts are remembered for groups that come late.
 const RESTARTS_MAX: usize = 32;
+/// How many moments at which ids were given up.
+const GAPS_MAX: usize = 32;
 
-/// The watch for restarts with what it has found, as kept in the state.
+/// The watch for restarts with what it has found, and when rows were found missing, as kept in the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarts {
     watch: RestartWatch,
     /// (systemname, moment), the newest last.
     found: Vec<(String, Timestamp)>,
+    /// When ids were given up, in database time, the newest last.
+    #[serde(default)]
+    gaps: Vec<Timestamp>,
 }
 
 impl Restarts {
@@ -80,6 +88,7 @@ impl MarkBook {
             MARK_TIMEOUT => marked.timeout = Some(at),
             MARK_GAP => marked.gap = true,
             MARK_NAILED => marked.nailed = true,
+            MARK_UNBUILT => marked.unbuilt = true,
             _ => {}
         }
     }
@@ -89,6 +98,8 @@ impl MarkBook {
         match kind {
             MARK_RESTART => marked.restart = None,
             MARK_TIMEOUT => marked.timeout = None,
+            MARK_GAP => marked.gap = false,
+            MARK_UNBUILT => marked.unbuilt = false,
             _ => {}
         }
         if *marked == Marked::default() {
@@ -122,6 +133,19 @@ impl MarkBook {
             RestartSign::Withdrawn { systemname, .. } => self.restarts.found.retain(|(name, _)| name != systemname),
         }
         Some(sign)
+    }
+
+    /// Rows are known to be missing: their ids were given up at this moment.
+    pub fn gave_up(&mut self, at: Timestamp) {
+        if self.restarts.gaps.len() >= GAPS_MAX {
+            self.restarts.gaps.remove(0);
+        }
+        self.restarts.gaps.push(at);
+    }
+
+    /// Whether rows are known to be missing that were written at or after `from`.
+    pub fn gap_since(&self, from: Timestamp) -> bool {
+        self.restarts.gaps.last().is_some_and(|at| *at >= from)
     }
 
     /// The first restart, no later than `until`, that closed an open group.

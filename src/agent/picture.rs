@@ -58,6 +58,8 @@ pub struct Open {
     held_since: Option<Timestamp>,
     /// One of its calls is frozen.
     pub frozen: bool,
+    /// It could not be built: not tried again before something comes, or the next start.
+    pub aside: bool,
     /// How many keys of the group were looked up in the ledger.
     keys_known: usize,
     /// A group of a nailed-up channel: when it was split last, in database time.
@@ -120,6 +122,7 @@ impl Picture {
                 open.progress.observe(&held.row, zone);
                 open.cdr_asked &= matches!(held.row, Row::Cdr(_));
                 open.held_since = None;
+                open.aside = false;
                 open.arrived = open.arrived.max(arrived);
                 open.rows.push(Held { seq, row: Some(held) });
                 self.cached += 1;
@@ -150,6 +153,7 @@ impl Picture {
             open.arrived = open.arrived.max(other.arrived);
             open.cdr_asked = false;
             open.held_since = None;
+            open.aside = false;
             open.frozen |= other.frozen;
             open.told_at = open.told_at.max(other.told_at);
             open.shipped_parts.extend(other.shipped_parts);
@@ -251,7 +255,7 @@ impl Picture {
         open.told_at = open.told_at.max(call.told_at);
         match call.rows {
             Some(rows) => rows.iter().for_each(|held| open.progress.observe(&held.row, zone)),
-            None if call.frozen || !call.shipped => {}
+            None if call.frozen || !call.whole => {}
             None => {
                 // several calls that a late row turns out to tie are all read again
                 let linkedids = call.keys.iter().filter(|k| k.linkedid).map(|k| k.text.clone());
@@ -386,6 +390,16 @@ impl Picture {
         }
     }
 
+    /// The call of a group cannot be built: its rows stay, and nothing is done with them until more come.
+    pub fn set_aside(&mut self, group: GroupId) {
+        let Some(open) = self.groups.get_mut(&group) else { return };
+        open.end = None;
+        open.aside = true;
+        let old = open.due.take();
+        self.unschedule(group, old);
+        self.looked_at(group, None);
+    }
+
     /// Something came for this group: it is looked at, but not sooner than `pause` after it was told last.
     pub fn news(&mut self, group: GroupId, pause: i64) {
         let Some(open) = self.groups.get_mut(&group) else { return };
@@ -511,8 +525,9 @@ pub struct Attached {
     pub call: i64,
     pub keys: Vec<Key>,
     pub frozen: bool,
-    /// Receivers know it: it may not be rebuilt from a part of its rows.
-    pub shipped: bool,
+    /// It was settled from all of its rows, and may not be rebuilt from a part of them: neither what receivers know, nor
+    /// what was kept from them.
+    pub whole: bool,
     pub rows: Option<Vec<HeldRow>>,
     /// When it was told last as one that is up.
     pub told_at: Option<Timestamp>,

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::ids::{self, Id};
@@ -262,7 +262,28 @@ fn read_events<'a>(rows: &'a CallRows, clock: &mut Clock<'_>) -> Vec<Event<'a>> 
     events.dedup_by(|b, a| {
         (std::ptr::eq(a.row, b.row) || a.row == b.row) && !(a.row.event == CelEvent::Dtmf && a.row.id.is_none())
     });
+    drop_written_twice(&mut events);
     events
+}
+
+/// A backend that lost the answer to its INSERT writes the row once more: the same microsecond of the same channel under
+/// another id. (Where the clock has whole seconds, two equal events may be two.)
+fn drop_written_twice(events: &mut Vec<Event<'_>>) {
+    let twice = |events: &[Event<'_>], n: usize| {
+        let (t, row) = (events[n].t, events[n].row);
+        t.micros() % 1_000_000 != 0
+            && row.id.is_some()
+            && events[..n].iter().rev().take_while(|e| e.t == t).any(|e| {
+                (&e.row.event, &e.row.uniqueid, &e.row.channel) == (&row.event, &row.uniqueid, &row.channel)
+                    && CelRow { id: row.id, ..e.row.clone() } == *row
+            })
+    };
+    if !events.windows(2).any(|pair| pair[0].t == pair[1].t) {
+        return;
+    }
+    let again: Vec<bool> = (0..events.len()).map(|n| twice(events, n)).collect();
+    let mut again = again.into_iter();
+    events.retain(|_| !again.next().unwrap_or_default());
 }
 
 /// Time, then the table's order (rows without an id come after those with one), then the rank of the event; the rest
@@ -289,6 +310,11 @@ fn read_records<'a>(rows: &'a CallRows, clock: &mut Clock<'_>, zone: &Zone) -> V
     let mut sorted: Vec<&CdrRow> = rows.cdr.iter().map(AsRef::as_ref).filter(usable).collect();
     sorted.sort_unstable();
     sorted.dedup();
+    // written twice by a backend that lost the answer: of one channel no two records have the same number
+    let mut numbers = HashSet::new();
+    sorted.retain(|r| {
+        r.sequence.is_none_or(|n| numbers.insert((n, &r.uniqueid, &r.linkedid, r.start, &r.dstchannel, r.duration_ms)))
+    });
     let east = mislabelled_offset(&sorted, zone);
     let mut records: Vec<Record<'a>> = sorted
         .into_iter()

@@ -153,7 +153,9 @@ impl Dispatcher {
                 };
             }
             let until = self.sleep_until(stopping);
+            // in a fixed order, so that a simulated run can be repeated; whatever is taken, the loop looks at all of it
             tokio::select! {
+                biased;
                 Some(event) = self.tasks.join_next() => {
                     if !self.take(event) {
                         return Ended::StateGone;

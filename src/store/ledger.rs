@@ -45,6 +45,11 @@ impl State {
         matches!(self, Self::InProgress | Self::Shipped)
     }
 
+    /// It was built from all of its rows, which then left the journal.
+    pub const fn is_settled(self) -> bool {
+        matches!(self, Self::Shipped | Self::BeforeStart | Self::Suppressed)
+    }
+
     fn parse(text: &str) -> Result<Self> {
         [Self::InProgress, Self::Shipped, Self::BeforeStart, Self::Merged, Self::Suppressed]
             .into_iter()
@@ -311,6 +316,8 @@ pub const MARK_TIMEOUT: &str = "timeout";
 pub const MARK_GAP: &str = "source_gap";
 /// The linkedid of a nailed-up channel.
 pub const MARK_NAILED: &str = "nailed_up";
+/// The call could not be built or recorded, by a fault of ours: its rows are kept in the journal.
+pub const MARK_UNBUILT: &str = "unbuilt";
 
 /// Writes what was decided about the calls of a linkedid. `at` is the moment it was decided about.
 pub fn mark(conn: &Connection, linkedid: &str, kind: &str, at: Timestamp, now: Timestamp) -> Result<()> {

@@ -84,6 +84,17 @@ impl StoreError {
         self.code() == Some(rusqlite::ErrorCode::DiskFull)
     }
 
+    /// What was to be written goes against the state's own rules: trying again is of no use, other writes succeed.
+    pub fn is_constraint(&self) -> bool {
+        matches!(
+            self,
+            Self::Sqlite(rusqlite::Error::SqliteFailure(e, _))
+                if e.code == rusqlite::ErrorCode::ConstraintViolation
+                    // a commit that a hook refused is none of these
+                    && e.extended_code != rusqlite::ffi::SQLITE_CONSTRAINT_COMMITHOOK
+        )
+    }
+
     /// The file is damaged or the writer is gone: trying again is of no use.
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Closed | Self::Corrupt { .. })
@@ -110,6 +121,18 @@ impl StoreError {
 }
 
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Runs `f` so that a constraint it violates undoes `f` alone, inside a transaction. `None`: it did.
+pub fn apart<T>(conn: &Connection, f: impl FnOnce(&Connection) -> Result<T>) -> Result<Option<T>> {
+    match threads::in_savepoint(conn, "apart", f) {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.is_constraint() => {
+            tracing::error!("recording a call: {e}");
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
 
 /// The state, shared by everything that runs in one process. Cloning is cheap. When the last clone goes (or at
 /// [`Store::close`]) the write-ahead log is brought into the database and the agent role is given back.

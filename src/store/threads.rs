@@ -150,7 +150,7 @@ where
 {
     Box::new(move |conn| {
         let done = match conn {
-            Ok(conn) => in_savepoint(conn, f),
+            Ok(conn) => in_savepoint(conn, "job", f),
             Err(e) => Err(e.again()),
         };
         Box::new(move |lost| {
@@ -207,17 +207,18 @@ fn run(conn: &Connection, sql: &str) -> Result<()> {
     Ok(())
 }
 
-fn in_savepoint<T>(conn: &Connection, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-    run(conn, "SAVEPOINT job")?;
+/// `f` in a savepoint of this name: an error undoes what `f` did and nothing else.
+pub(super) fn in_savepoint<T>(conn: &Connection, name: &str, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+    run(conn, &format!("SAVEPOINT {name}"))?;
     match f(conn) {
         Ok(value) => {
-            run(conn, "RELEASE job")?;
+            run(conn, &format!("RELEASE {name}"))?;
             Ok(value)
         }
         Err(e) => {
             if !conn.is_autocommit() {
-                run(conn, "ROLLBACK TO job")?;
-                run(conn, "RELEASE job")?;
+                run(conn, &format!("ROLLBACK TO {name}"))?;
+                run(conn, &format!("RELEASE {name}"))?;
             }
             Err(e)
         }

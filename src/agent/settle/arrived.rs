@@ -22,6 +22,8 @@ pub struct Arrived {
     pub zone: Option<Zone>,
     pub reread: Vec<String>,
     pub cdr_of: Option<Vec<String>>,
+    /// Ids that never appeared.
+    pub gaps_given_up: u64,
     /// `START_FROM` as the source resolved it, when this batch tells.
     pub start: Option<Option<Timestamp>>,
 }
@@ -53,6 +55,7 @@ impl Arrived {
             zone: batch.zone,
             reread: batch.reread,
             cdr_of: batch.cdr_of,
+            gaps_given_up: batch.gaps_given_up,
             start: start.map(|(_, value)| source::start_of(value)),
         }
     }

@@ -24,8 +24,10 @@ use crate::store::recordings::Used;
 use crate::store::{Result, Store, journal, meta, recordings};
 
 mod arrived;
+mod guard; // one call's panic
 mod plan;
 mod update;
+mod write; // one step's transaction
 
 pub use arrived::Arrived;
 use plan::Plan;
@@ -196,6 +198,9 @@ impl Settler {
             if self.db_now.replace(db_now).is_some_and(|before| db_now < before) {
                 self.picture.clock_was_set_back();
             }
+        }
+        if let (Some(db_now), 1..) = (arrived.db_now, arrived.gaps_given_up) {
+            self.note_gap(db_now)?;
         }
         if let Some(zone) = arrived.zone {
             self.learn_zone(zone)?;
@@ -410,7 +415,8 @@ impl Settler {
             Ok((ledger::keys(conn, call)?, rows))
         })?;
         let told_at = (entry.state == State::InProgress).then_some(entry.updated_at);
-        Ok(Attached { call, keys, frozen, shipped: entry.state == State::Shipped, rows, told_at })
+        let whole = entry.state.is_settled();
+        Ok(Attached { call, keys, frozen, whole, rows, told_at })
     }
 
     /// Opens calls again whose recording was found after they were built.
@@ -473,6 +479,14 @@ impl Settler {
         }
         self.picture.touch_all();
         Ok(())
+    }
+
+    /// Rows are missing that were written before this moment. Of which calls nobody knows: it is said of those that never
+    /// end.
+    fn note_gap(&mut self, at: Timestamp) -> Result<()> {
+        self.book.gave_up(at);
+        let restarts = serde_json::to_string(&self.book.restarts).unwrap_or_default();
+        self.store.write_blocking(move |conn| meta::put(conn, META_RESTARTS, &restarts))
     }
 
     fn learn_zone(&mut self, zone: Zone) -> Result<()> {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use compact_str::CompactString;
 
-use super::arrived::tell_quarantined;
-use super::{META_RESTARTS, Outcome, Settler};
+use super::guard::{guarded, tell_unbuilt};
+use super::{Outcome, Settler};
 use crate::agent::compose::{self, Built, Stage};
 use crate::agent::judge::{End, end_of};
 use crate::agent::marks::Marked;
@@ -17,8 +17,10 @@ use crate::correlate::{Zone, ids};
 use crate::metrics;
 use crate::source::Quarantined;
 use crate::store::fold::{self, HeldRow};
-use crate::store::ledger::{self, Entry, Key, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, Settled, State};
-use crate::store::{Result, journal, meta, recordings};
+use crate::store::ledger::{
+    self, Entry, Key, MARK_GAP, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT, Settled, State,
+};
+use crate::store::{Result, journal, recordings};
 
 /// What is ready, with its rows.
 pub(super) struct Fetched {
@@ -38,7 +40,7 @@ pub(super) struct Planned {
     pub(super) part: bool,
 }
 
-type MarkChange = (CompactString, &'static str, Option<Timestamp>);
+pub(super) type MarkChange = (CompactString, &'static str, Option<Timestamp>);
 
 /// What one transaction is to do.
 #[derive(Default)]
@@ -55,6 +57,8 @@ pub(super) struct Plan {
     pub(super) gone: Vec<i64>,
     /// Rows that turned out to be held already.
     pub(super) again: Vec<HeldRow>,
+    /// Groups whose call cannot be built: their rows stay.
+    pub(super) aside: Vec<GroupId>,
     pub(super) outcome: Outcome,
 }
 
@@ -70,6 +74,7 @@ impl Plan {
             && self.parts.is_empty()
             && self.refused.is_empty()
             && self.gone.is_empty()
+            && self.aside.is_empty()
     }
 }
 
@@ -123,13 +128,17 @@ impl Settler {
     pub(super) fn plan(&mut self, fetched: Fetched, plan: &mut Plan) -> Result<()> {
         let Fetched { group, end, rows, entries } = fetched;
         let Some(end) = end else { return Ok(()) };
+        let nailed = self.picture.get(group).is_some_and(|open| open.progress.has_nailed_up());
         match end {
             End::Frozen => {
                 plan.give_up(group, self.picture.get(group).map_or(0, |o| o.rows.len()));
                 return Ok(());
             }
+            End::Reread if nailed => return self.plan_parts(group, rows, false, plan),
             End::Reread => {
-                let known: i64 = entries.iter().map(|e| e.rows).max().unwrap_or_default();
+                // several calls that a late row ties need the rows of all of them
+                let known: i64 = entries.iter().filter(|e| e.state != State::Merged).map(|e| e.rows).sum();
+                let (rows, _) = fold::distinct(rows.clone());
                 if i64::try_from(rows.len()).unwrap_or(i64::MAX) < known {
                     let id = entries.first().map_or("", |e| e.id.as_str());
                     tracing::warn!(
@@ -145,17 +154,20 @@ impl Settler {
             End::Nailed => return self.plan_parts(group, rows, false, plan),
             _ => {}
         }
-        let Some(open) = self.picture.get(group) else { return Ok(()) };
-        if end == End::TooLarge && open.progress.has_nailed_up() {
+        if end == End::TooLarge && nailed {
             return self.plan_parts(group, rows, true, plan);
         }
+        let Some(open) = self.picture.get(group) else { return Ok(()) };
         let newest = open.progress.span().map(|(newest, _)| newest);
         let keys = self.keys(group, &rows);
         self.remark(&keys, end, newest, plan);
         let (rows, again) = once_each(rows, &entries);
         plan.again.extend(again);
         let stage = Stage::Over { frozen: end == End::TooLarge };
-        let built = self.build(rows, keys, &entries, newest, stage)?;
+        let Some(built) = self.build(rows, keys.clone(), &entries, newest, stage)? else {
+            self.set_aside(group, &keys, plan);
+            return Ok(());
+        };
         plan.calls.push(Planned { group, built, entries, stage, part: false });
         plan.done.push(group);
         Ok(())
@@ -205,6 +217,7 @@ impl Settler {
             };
             calls.push((part, keys, end, progress.span().map(|(newest, _)| newest)));
         }
+        let mut unbuilt = false;
         let known_parts = self.picture.get(group).map(|o| o.shipped_parts.clone()).unwrap_or_default();
         for (part, keys, end, newest) in calls {
             let mut own = self.entries_of(&keys)?;
@@ -213,17 +226,43 @@ impl Settler {
             if !all_over && own.iter().any(|e| known_parts.get(&e.call) == Some(&part.len())) {
                 continue;
             }
+            // of a part that was settled long ago the line's late rows bring only some: it stays as it is
+            let known: i64 = own.iter().filter(|e| e.state.is_settled()).map(|e| e.rows).sum();
+            if i64::try_from(part.len()).unwrap_or(i64::MAX) < known {
+                continue;
+            }
             self.remark(&keys, end, newest, plan);
             let stage = Stage::Over { frozen: false };
-            let built = self.build(part, keys, &own, newest, stage)?;
+            let Some(built) = self.build(part, keys.clone(), &own, newest, stage)? else {
+                // the other calls of the line go their way
+                self.mark_unbuilt(&keys, plan);
+                (all_over, unbuilt) = (false, true);
+                continue;
+            };
             plan.calls.push(Planned { group, built, entries: own, stage, part: true });
         }
         if all_over {
             plan.done.push(group);
+        } else if unbuilt && next.is_none() {
+            plan.aside.push(group);
         } else {
             plan.later.push((group, next));
         }
         Ok(())
+    }
+
+    /// Takes a call out of the way that cannot be built: its rows are kept, and it is tried again when more come or at the
+    /// next start, which may be that of a version without the fault.
+    pub(super) fn set_aside(&mut self, group: GroupId, keys: &[Key], plan: &mut Plan) {
+        self.mark_unbuilt(keys, plan);
+        plan.aside.push(group);
+    }
+
+    fn mark_unbuilt(&mut self, keys: &[Key], plan: &mut Plan) {
+        let Some(least) = least_linkedid(keys) else { return };
+        tell_unbuilt(&least);
+        let at = self.horizon;
+        self.mark(least, MARK_UNBUILT, Some(at), plan);
     }
 
     /// The ledger's calls that these keys lead to.
@@ -252,12 +291,11 @@ impl Settler {
     /// Writes down why a call is closed that never ended, and takes back what no longer holds.
     fn remark(&mut self, keys: &[Key], end: End, newest: Option<Timestamp>, plan: &mut Plan) {
         let marked = if self.book.is_empty() { Marked::default() } else { self.book.of(keys.iter().map(|k| &k.text)) };
-        let linkedids = || keys.iter().filter(|k| k.linkedid).map(|k| k.text.clone());
-        let least = || {
-            let mut all: Vec<CompactString> = linkedids().collect();
-            all.sort_by(|a, b| ids::compare(a, b));
-            all.into_iter().next().or_else(|| keys.first().map(|k| k.text.clone()))
-        };
+        let least = || least_linkedid(keys);
+        if marked.unbuilt {
+            // it is tried again now
+            keys.iter().for_each(|k| self.mark(k.text.clone(), MARK_UNBUILT, None, plan));
+        }
         if let End::Restart(at) = end {
             if marked.restart != Some(at) {
                 least().into_iter().for_each(|id| self.mark(id, MARK_RESTART, Some(at), plan));
@@ -272,6 +310,13 @@ impl Settler {
         } else if marked.timeout.is_some() {
             keys.iter().for_each(|k| self.mark(k.text.clone(), MARK_TIMEOUT, None, plan));
         }
+        // of a call that never ended while rows were missing, its end may be among them
+        let gap = end == End::Timeout && newest.is_some_and(|newest| self.book.gap_since(newest));
+        if gap && !marked.gap {
+            least().into_iter().for_each(|id| self.mark(id, MARK_GAP, Some(self.horizon), plan));
+        } else if !gap && marked.gap {
+            keys.iter().for_each(|k| self.mark(k.text.clone(), MARK_GAP, None, plan));
+        }
     }
 
     /// In memory at once, since calls of this step are built by it; should writing fail, memory is made anew.
@@ -283,6 +328,7 @@ impl Settler {
         plan.marks.push((linkedid, kind, at));
     }
 
+    /// `None`: it cannot be built.
     pub(super) fn build(
         &self,
         rows: Vec<HeldRow>,
@@ -290,7 +336,7 @@ impl Settler {
         entries: &[Entry],
         newest: Option<Timestamp>,
         stage: Stage,
-    ) -> Result<Built> {
+    ) -> Result<Option<Built>> {
         let now_in_force = self.zones.len().saturating_sub(1);
         // a call is rebuilt in the zone it was first built in
         let index =
@@ -310,12 +356,13 @@ impl Settler {
         let kept = self.rules.iter().enumerate().skip(by).find_map(|(n, r)| Some((n, r.as_ref()?)));
         let (by, rules) = kept.unwrap_or((in_force, &self.setup.frame.rules));
         let rules = (rules, i64::try_from(by).unwrap_or_default());
-        compose::build((rows, recordings), keys, rules, (zone, index), &self.book, newest, stage)
+        guarded(|| compose::build((rows, recordings), keys, rules, (zone, index), &self.book, newest, stage))
     }
 
     /// From built calls to what is to be written. A call that gets an id the ledger knows under other keys is that call.
-    pub(super) fn decide(&self, plan: &mut Plan) -> Result<Vec<Settled>> {
-        let frame = &self.setup.frame;
+    pub(super) fn decide(&mut self, plan: &mut Plan) -> Result<Vec<Settled>> {
+        let frame = self.setup.frame.clone();
+        let frame = &frame;
         let new: Vec<(usize, bool, String)> = plan
             .calls
             .iter()
@@ -361,13 +408,19 @@ impl Settler {
                 // told as one that is over, kept back, or older than the start: what it is now is told when it has ended
                 continue;
             }
-            let zone = usize::try_from(call.built.zone).ok().and_then(|z| self.zones.get(z));
+            let zone = usize::try_from(call.built.zone).ok().and_then(|z| self.zones.get(z)).cloned();
+            let zone = zone.unwrap_or(Zone::Fixed(0));
+            let keys = call.built.keys.clone();
             let rows = call.built.row_count;
             let direction = call.built.content.direction;
             let outcome = call.built.content.outcome.map_or("unknown", |o| o.as_str());
             let filter = call.built.suppressed;
-            let settled =
-                compose::settle(call.built, &call.entries, frame, zone.unwrap_or(&Zone::Fixed(0)), call.stage)?;
+            let Some(settled) = guarded(|| compose::settle(call.built, &call.entries, frame, &zone, call.stage))?
+            else {
+                plan.done.retain(|g| *g != call.group);
+                self.set_aside(call.group, &keys, plan);
+                continue;
+            };
             if is_up && settled.document.is_none() {
                 continue;
             }
@@ -433,56 +486,13 @@ impl Settler {
         }
         Ok(())
     }
+}
 
-    /// Everything of one step in one transaction; then, and only then, the picture follows.
-    pub(super) fn write(&mut self, plan: &mut Plan, writes: Vec<Settled>, now: Timestamp) -> Result<()> {
-        let mut gone = std::mem::take(&mut plan.gone);
-        for group in &plan.done {
-            gone.extend(self.picture.get(*group).into_iter().flat_map(|o| o.rows.iter().map(|r| r.seq)));
-        }
-        gone.extend(plan.refused.iter().map(|(seq, _)| *seq));
-        let refused = std::mem::take(&mut plan.refused);
-        let marks = std::mem::take(&mut plan.marks);
-        let again = std::mem::take(&mut plan.again);
-        let sinks = self.setup.sinks.clone();
-        let restarts = serde_json::to_string(&self.book.restarts).unwrap_or_default();
-        let calls = self.store.write_blocking(move |conn| {
-            let mut calls = Vec::with_capacity(writes.len());
-            for settled in &writes {
-                calls.push(ledger::record(conn, settled, &sinks, now)?);
-            }
-            for (linkedid, kind, at) in &marks {
-                match at {
-                    Some(at) => ledger::mark(conn, linkedid, kind, *at, now)?,
-                    None => ledger::unmark(conn, linkedid, kind)?,
-                }
-            }
-            for (_, row) in &refused {
-                journal::quarantine(conn, row, now)?;
-            }
-            journal::remove(conn, &mut gone)?;
-            journal::uncount(conn, &again)?;
-            meta::put(conn, META_RESTARTS, &restarts)?;
-            Ok(calls)
-        })?;
-
-        tell_quarantined(self.picture.refused.iter().map(|(_, row)| row));
-        self.picture.refused.clear();
-        self.picture.ignored.clear();
-        for ((group, rows), call) in plan.parts.iter().zip(calls) {
-            if let Some(open) = self.picture.get_mut(*group) {
-                open.calls.insert(call);
-                open.shipped_parts.insert(call, *rows);
-            }
-        }
-        for (group, at) in &plan.later {
-            self.picture.postpone(*group, *at, self.horizon);
-        }
-        for group in &plan.done {
-            self.picture.forget(*group);
-        }
-        Ok(())
-    }
+/// The least linkedid of a call, by which it is marked.
+pub(super) fn least_linkedid(keys: &[Key]) -> Option<CompactString> {
+    let linkedids = keys.iter().filter(|k| k.linkedid);
+    let least = linkedids.min_by(|a, b| ids::compare(&a.text, &b.text));
+    least.or(keys.first()).map(|k| k.text.clone())
 }
 
 /// Rows that are held twice, in the journal and folded, count once. Returns also those that were dropped.

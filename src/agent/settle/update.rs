@@ -50,6 +50,17 @@ impl Settler {
             self.plan_update(fetched, again, &mut plan)?;
         }
         let writes = self.decide(&mut plan)?;
+        if !plan.aside.is_empty() {
+            // one that is up and cannot be built is not over: its mark is enough, and its end is tried again
+            let marks = std::mem::take(&mut plan.marks);
+            self.store.write_blocking(move |conn| {
+                marks.iter().try_for_each(|(linkedid, kind, at)| match at {
+                    Some(at) => ledger::mark(conn, linkedid, kind, *at, now),
+                    None => ledger::unmark(conn, linkedid, kind),
+                })
+            })?;
+            plan.aside.iter().for_each(|group| self.picture.set_aside(*group));
+        }
         if !writes.is_empty() {
             let sinks = self.setup.sinks.clone();
             let calls = self.store.write_blocking(move |conn| {
@@ -97,14 +108,17 @@ impl Settler {
         }
     }
 
-    fn plan_update(&self, fetched: Fetched, again: bool, plan: &mut Plan) -> Result<()> {
+    fn plan_update(&mut self, fetched: Fetched, again: bool, plan: &mut Plan) -> Result<()> {
         let Fetched { group, rows, entries, .. } = fetched;
         let Some(open) = self.picture.get(group) else { return Ok(()) };
         let newest = open.progress.span().map(|(newest, _)| newest);
         let keys = self.keys(group, &rows);
         let (rows, _) = once_each(rows, &entries);
         let stage = Stage::Up { again };
-        let built = self.build(rows, keys, &entries, newest, stage)?;
+        let Some(built) = self.build(rows, keys.clone(), &entries, newest, stage)? else {
+            self.set_aside(group, &keys, plan);
+            return Ok(());
+        };
         if built.content.state == CallState::InProgress {
             plan.calls.push(Planned { group, built, entries, stage, part: false });
         }

@@ -5,7 +5,7 @@
 //! after it was read again (rows that cannot be read, identical rows) is remembered and left alone until it changes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::backend::Param;
 use super::cursor::IdPosition;

@@ -18,7 +18,7 @@ use super::backend::{Param, Rows};
 use super::engine::Statement;
 use super::gaps::{Gap, Stride, ids_in, in_turn, was_asked};
 use super::probe::Shape;
-use super::start::{bisect, first};
+use super::start::{first, from_time};
 use super::{Found, Visit, read};
 use crate::call::{Row, RowTime, Timestamp, WallTime};
 use crate::source::{Place, PlacedRow, SourceError, Table, raw_micros};
@@ -289,7 +289,7 @@ impl IdLane {
             Table::Cdr => visit.timing.renew_cdr,
         };
         let from = position.written.map_or(i64::MIN, |w| w.saturating_sub(margin));
-        let id = bisect(visit, shape, &|row| written_at(row).is_some_and(|t| raw_micros(t) >= from)).await?;
+        let id = from_time(visit, shape, &|row| written_at(row).is_some_and(|t| raw_micros(t) >= from)).await?;
         tracing::warn!(table = %shape.name, generation, from_id = id, "reading begins anew, by time: {why}");
         let written = position.written;
         *position = IdPosition { written, ..IdPosition::before(id, generation) };

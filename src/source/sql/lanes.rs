@@ -10,9 +10,9 @@
 //! first start and catches up after a pause. A page never ends between rows of one time.
 
 use std::collections::HashSet;
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::audit::{Compare, counted};
 use super::cursor::Stored;

@@ -8,9 +8,10 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
 use self::backend::{Backend, Rows, TableName};
 use self::cursor::{IdLane, Stored};
@@ -307,6 +308,17 @@ impl SqlSource {
         counts: Arc<dyn LocalCounts>,
         timing: Timing,
     ) -> Self {
+        Self::over(backend::backend(&config.database), config, positions, counts, timing)
+    }
+
+    /// The same over a backend that is there already.
+    pub fn over(
+        backend: Box<dyn Backend>,
+        config: &SourceConfig,
+        positions: BTreeMap<String, String>,
+        counts: Arc<dyn LocalCounts>,
+        timing: Timing,
+    ) -> Self {
         let readers = tables(config).into_iter().map(|(table, name)| {
             let stored = positions.get(table.as_str()).and_then(|text| match serde_json::from_str(text) {
                 Ok(stored) => Some(stored),
@@ -319,7 +331,7 @@ impl SqlSource {
         });
         let start = positions.get(START_POSITION).map(|text| start_of(text));
         Self {
-            backend: backend::backend(&config.database),
+            backend,
             counts,
             timing,
             readers: readers.collect(),

@@ -2,7 +2,7 @@
 //! nothing new does.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::engine::Statement;
 use super::probe::Shape;

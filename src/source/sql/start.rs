@@ -10,23 +10,32 @@ use crate::source::SourceError;
 
 /// Where to begin in a table that was never read.
 pub async fn first(visit: &mut Visit<'_>, shape: &Shape, generation: i64) -> Result<IdPosition, SourceError> {
-    // not the lowest id there is, but the lowest there can be: rows with lower ones may be on their way
-    let lowest = ends(visit, shape).await?.map_or(1, |(lowest, _)| lowest);
     let id = match visit.begin {
-        None => lowest.min(1),
+        None => ends(visit, shape).await?.map_or(1, |(lowest, _)| lowest.min(1)),
         Some(begin) => {
             let zone = visit.zone.clone();
             let reached = move |row: &Row| written_at(row).is_some_and(|t| super::at_least(zone.as_ref(), t, begin));
-            let reached = bisect(visit, shape, &reached).await?;
-            if reached <= lowest { reached.min(1) } else { reached }
+            from_time(visit, shape, &reached).await?
         }
     };
     Ok(IdPosition::before(id, generation))
 }
 
+/// The lowest id from which on rows may have `reached` what is looked for. Where that is the first row of all, it is not
+/// the lowest id there is but the lowest there can be: rows with lower ones may be on their way.
+pub async fn from_time(
+    visit: &mut Visit<'_>,
+    shape: &Shape,
+    reached: &(dyn Fn(&Row) -> bool + Send + Sync),
+) -> Result<i64, SourceError> {
+    let lowest = ends(visit, shape).await?.map_or(1, |(lowest, _)| lowest);
+    let found = bisect(visit, shape, reached).await?;
+    Ok(if found <= lowest { found.min(1) } else { found })
+}
+
 /// The lowest id from which on rows have `reached` what is looked for, in some 2·log₂(n) cheap questions. Rows are nearly
 /// in that order, so a few neighbours are looked at together.
-pub async fn bisect(
+async fn bisect(
     visit: &mut Visit<'_>,
     shape: &Shape,
     reached: &(dyn Fn(&Row) -> bool + Send + Sync),

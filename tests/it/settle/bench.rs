@@ -96,6 +96,12 @@ impl Bench {
         self.restart()
     }
 
+    /// The same as another version of the program.
+    pub fn restart_as(mut self, setup: Setup) -> Self {
+        self.setup = setup;
+        self.restart()
+    }
+
     pub fn feed(&mut self, batch: Batch) -> Outcome {
         self.settler.ingest(batch, self.now).expect("ingest");
         self.settler.settle_all(self.now).expect("settle")

@@ -260,3 +260,51 @@ fn nothing_is_built_before_the_zone_is_known_and_late_rows_keep_theirs() {
     assert_eq!(bench.count("SELECT max(zone) FROM ledger"), 1);
     assert_eq!(bench.now, at(MUCH_LATER));
 }
+
+/// The state is opened again after the rows were let go: the rows of a late row's call are gone here.
+fn started_later(bench: Bench) -> Bench {
+    bench.let_go();
+    bench.restart()
+}
+
+#[test]
+fn a_call_that_ended_before_the_start_never_comes_as_a_fragment() {
+    let mut setup = setup();
+    setup.frame.start_at = Some(at(EPOCH + 100));
+    let mut bench = Bench::with(setup, 1_000);
+    let start = |rows| {
+        let position = serde_json::json!({ "t0": at(EPOCH + 100).micros() }).to_string();
+        Batch { positions: vec![(callferry::source::START_POSITION.to_owned(), position)], ..batch(rows, MUCH_LATER) }
+    };
+    assert_eq!(bench.feed(start(placed(call(1, 0, 30), 1))).before_start, 1);
+    let mut bench = started_later(bench);
+    // an event that would lie after the start
+    let (a, _) = ids(1, 0);
+    let late = placed([event(CelEvent::ChanEnd, EPOCH + 200, &a, &a, "PJSIP/1001-00000001")], 900);
+    let outcome = bench.read(late.clone(), MUCH_LATER);
+    assert_eq!((outcome.shipped, bench.settler.wishes().reread), (0, vec![a]));
+    let answer = Batch { reread: bench.settler.wishes().reread, ..batch(late, MUCH_LATER) };
+    let outcome = bench.feed(answer);
+    assert_eq!((outcome.shipped, outcome.dropped_rows), (0, 1));
+    assert!(bench.documents().is_empty());
+    bench.assert_settled();
+}
+
+#[test]
+fn two_calls_that_are_one_are_read_again_with_the_rows_of_both_or_stay() {
+    let (first, second) = (placed(call(1, 0, 30), 1), placed(call(2, 10, 20), 100));
+    let one_is_gone = first.clone();
+    let both: Vec<PlacedRow> = first.iter().chain(&second).cloned().collect();
+    for (there, merged) in [(one_is_gone, 0), (both, 1)] {
+        let mut bench = Bench::new();
+        bench.read(first.clone(), MUCH_LATER);
+        bench.read(second.clone(), MUCH_LATER);
+        let mut bench = started_later(bench);
+        let ties = tie((1, 0), (2, 10), 200);
+        bench.read(ties.clone(), MUCH_LATER);
+        let rows = there.into_iter().chain(ties).collect();
+        let outcome = bench.feed(Batch { reread: bench.settler.wishes().reread, ..batch(rows, MUCH_LATER) });
+        assert_eq!((outcome.merged, outcome.dropped_rows > 0), (merged, merged == 0), "{outcome:?}");
+        bench.assert_settled();
+    }
+}
