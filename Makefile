@@ -1,7 +1,7 @@
 # `make` lists what there is. Works as root and as any user.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reliability e2e lint bench bench-parts fuzz image deny build clean
+.PHONY: help demo test simulate reliability e2e lint bench bench-parts fuzz image deny build clean
 
 # rustup's default place, for shells that have not been told
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -24,6 +24,10 @@ test: ## install what tests need (apt), then format, lint, all tests against rea
 reliability: ## kill databases, agent and receivers under thousands of calls, and print what was lost: nothing (15 minutes)
 	@scripts/install-missing.sh test
 	@scripts/reliability.sh
+
+simulate: ## thousands of seeded storms in virtual time (tests/simulate.rs); SIM_SEEDS=20000 SIM_FIRST=1 for others
+	@scripts/install-missing.sh build
+	SIM_SEEDS=$${SIM_SEEDS:-5000} nice -n 10 cargo test --locked --test simulate -- --nocapture
 
 e2e: ## provision a real Asterisk and call through it (root; a private root and network namespace, kept in target/e2e)
 	@scripts/install-missing.sh build
