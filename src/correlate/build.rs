@@ -201,7 +201,8 @@ fn who(scene: &Scene<'_>, runs: &[AppRun<'_>], caller: usize, content: &mut Cont
     }
     // an outside party that was called first went out through its own trunk
     let called_first = || (chan.trunk && chan.dialled).then(|| parties::known(chan.endpoint)).flatten();
-    content.trunk_out = trunk_out.or_else(called_first);
+    // it went out, also through one whose name the rows do not tell
+    content.trunk_out = trunk_out.filter(|name| !name.is_empty()).or_else(called_first);
     content.to.number = number;
     if content.to.number.is_none() && parties::is_originate(scene, caller) {
         // the dialled number is in no row: the first device that was dialled stands for it

@@ -34,6 +34,8 @@ pub(super) struct Record<'a> {
 #[derive(Default)]
 pub(super) struct Chan<'a> {
     pub id: &'a str,
+    /// A row of it was read.
+    pub seen: bool,
     /// The name it was made with.
     pub name: &'a str,
     /// The endpoint behind that name.
@@ -403,13 +405,16 @@ fn name_channels<'a>(events: &mut [Event<'a>]) -> Vec<Chan<'a>> {
 fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
     let (t, row) = (event.t, event.row);
     if chan.name.is_empty() {
-        chan.first = t;
         chan.name = &row.channel;
         chan.endpoint = ids::endpoint(&row.channel);
+        chan.local = ids::local_half(&row.channel).map_or(0, |(_, half)| half);
+    }
+    if !chan.seen {
+        chan.seen = true;
+        chan.first = t;
         chan.linkedid = &row.linkedid;
         chan.exten = &row.exten;
         chan.context = &row.context;
-        chan.local = ids::local_half(&row.channel).map_or(0, |(_, half)| half);
         chan.number_at_start = !row.cid_num.is_empty();
         if chan.number_at_start {
             chan.number = &row.cid_num;
