@@ -95,7 +95,9 @@ pub fn compare(a: &str, b: &str) -> Ordering {
 
 /// Channels of the PBX's own making: announcers, recorders, messages. They never found nor join a call.
 pub fn is_service_channel(channel: &str) -> bool {
-    ["Message/", "CBAnn/", "CBRec/", "Recorder/", "Announcer/", "Snoop/"].iter().any(|p| channel.starts_with(p))
+    // asked of every row, and hardly ever so
+    matches!(channel.as_bytes().first(), Some(b'M' | b'C' | b'R' | b'A' | b'S'))
+        && ["Message/", "CBAnn/", "CBRec/", "Recorder/", "Announcer/", "Snoop/"].iter().any(|p| channel.starts_with(p))
 }
 
 /// A channel's name without what masquerades and hangups put around it.

@@ -128,6 +128,9 @@ struct Sweep<'s, 'a> {
     round: u32,
     chan_seen: Vec<u32>,
     bridge_seen: Vec<u32>,
+    /// Lists that every search needs, kept for the next one.
+    reached: Vec<usize>,
+    people: Vec<usize>,
     open_holds: Vec<usize>,
     gone: Vec<bool>,
     media: Media<'a>,
@@ -150,6 +153,8 @@ pub(super) fn sweep<'a>(scene: &Scene<'a>, caller: usize) -> Media<'a> {
         round: 0,
         chan_seen: vec![0; scene.chans.len()],
         bridge_seen: Vec::new(),
+        reached: Vec::new(),
+        people: Vec::new(),
         open_holds: Vec::new(),
         gone: vec![false; scene.chans.len()],
         media: Media::default(),
@@ -279,15 +284,17 @@ impl<'a> Sweep<'_, 'a> {
     }
 
     /// Real channels that `from` is connected with now: over bridges, and over Local pairs of which both halves are in
-    /// one. In the order met.
-    fn component(&mut self, from: usize) -> Vec<usize> {
+    /// one. Into `people`, in the order met.
+    fn component(&mut self, from: usize, people: &mut Vec<usize>) {
         self.round += 1;
         let round = self.round;
-        let mut bridges: Vec<usize> = self.talk_bridges(from).collect();
+        people.clear();
+        let mut bridges = std::mem::take(&mut self.reached);
+        bridges.clear();
+        bridges.extend(self.talk_bridges(from));
         for &b in &bridges {
             self.bridge_seen[b] = round;
         }
-        let mut people = Vec::new();
         let mut at = 0;
         while at < bridges.len() {
             for m in 0..self.bridges[bridges[at]].members.len() {
@@ -309,7 +316,7 @@ impl<'a> Sweep<'_, 'a> {
             }
             at += 1;
         }
-        people
+        self.reached = bridges;
     }
 
     fn talk_bridges(&self, ch: usize) -> impl Iterator<Item = usize> + '_ {
@@ -317,7 +324,8 @@ impl<'a> Sweep<'_, 'a> {
     }
 
     fn reconnect(&mut self, t: Timestamp) {
-        let now = self.component(self.caller);
+        let mut now = std::mem::take(&mut self.people);
+        self.component(self.caller, &mut now);
         let (media, round, seen) = (&mut self.media, self.round, &self.chan_seen);
         let in_contact = &mut self.in_contact;
         self.open_contacts.retain(|&(with, from)| {
@@ -328,25 +336,29 @@ impl<'a> Sweep<'_, 'a> {
             }
             stays
         });
-        for with in now {
+        for &with in &now {
             if !in_contact[with] {
                 in_contact[with] = true;
                 self.open_contacts.push((with, t));
             }
         }
+        self.people = now;
         self.reconnect_pairs(t);
     }
 
     fn reconnect_pairs(&mut self, t: Timestamp) {
+        let mut people = std::mem::take(&mut self.people);
         let mut now: Vec<(usize, usize)> = Vec::new();
         if self.bridged.len() <= PAIRED_MAX {
             for i in 0..self.bridged.len() {
                 let ch = self.bridged[i];
                 if self.scene.chans[ch].is_real() {
-                    now.extend(self.component(ch).into_iter().filter(|&o| o > ch).map(|o| (ch, o)));
+                    self.component(ch, &mut people);
+                    now.extend(people.iter().filter(|&&o| o > ch).map(|&o| (ch, o)));
                 }
             }
         }
+        self.people = people;
         let (media, open) = (&mut self.media, &mut self.open_pairs);
         open.retain(|&(a, b, from)| {
             let stays = now.contains(&(a, b));
@@ -368,7 +380,10 @@ impl<'a> Sweep<'_, 'a> {
             return;
         }
         let Some(b) = self.talk_bridges(event.ch).find(|&b| self.bridges[b].members.len() > 1) else { return };
-        let by = self.component(event.ch).into_iter().next();
+        let mut met = std::mem::take(&mut self.people);
+        self.component(event.ch, &mut met);
+        let by = met.first().copied();
+        self.people = met;
         let others: Vec<usize> = self.bridges[b].members.iter().copied().filter(|&m| m != event.ch).collect();
         if self.dials_feature(index, event, &others) {
             return;

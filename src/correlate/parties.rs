@@ -39,7 +39,7 @@ pub(super) fn party(scene: &Scene<'_>, ch: usize) -> Party {
         (number_on_trunk(scene, ch), "")
     } else if chan.dialled && !chan.number_at_start {
         // a phone without a caller id of its own shows the dialled number later
-        match shape::extension_of(scene.rules, endpoint) {
+        match chan.extension {
             Some(extension) => (extension, chan.cname_at_start()),
             None => (chan.number, chan.cname),
         }
@@ -51,7 +51,7 @@ pub(super) fn party(scene: &Scene<'_>, ch: usize) -> Party {
         name: known(name),
         endpoint: known(endpoint),
         channel: known(chan.name),
-        kind: shape::party_kind(scene.rules, chan.trunk, endpoint, number),
+        kind: shape::kind_by(scene.rules, chan.trunk, endpoint, chan.extension.is_some(), number),
         ..Party::default()
     }
 }
@@ -159,13 +159,9 @@ pub(super) fn direction(scene: &Scene<'_>, caller: usize, out: bool, to: Option<
     if !chan.is_real() {
         return Direction::Unknown;
     }
-    let kind = shape::party_kind(scene.rules, false, chan.endpoint, chan.number);
+    let kind = shape::kind_by(scene.rules, false, chan.endpoint, chan.extension.is_some(), chan.number);
     let to_outside = to.is_some_and(|n| shape::number(scene.rules, n) == NumberShape::Outside);
-    let rings_inside = scene
-        .chans
-        .iter()
-        .enumerate()
-        .any(|(i, c)| i != caller && c.dialled && shape::extension_of(scene.rules, c.endpoint).is_some());
+    let rings_inside = scene.chans.iter().enumerate().any(|(i, c)| i != caller && c.dialled && c.extension.is_some());
     match kind {
         Some(PartyKind::External) => Direction::Inbound,
         _ if to_outside && !rings_inside => Direction::Outbound,

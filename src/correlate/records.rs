@@ -5,7 +5,9 @@ use super::media::Media;
 use super::parties::known;
 use super::scene::{Record, Scene};
 use super::shape;
-use crate::call::{CelRow, Content, Discrepancy, Disposition, FoundRecording, Recording, RecordingMatch, Timestamp};
+use crate::call::{
+    CdrRow, CelRow, Content, Discrepancy, Disposition, FoundRecording, Recording, RecordingMatch, Timestamp,
+};
 
 /// Account code, user field and AMA flags: of the caller's records first, then of any, then of CEL.
 pub(super) struct Labels {
@@ -16,16 +18,16 @@ pub(super) struct Labels {
 
 pub(super) fn labels(scene: &Scene<'_>, caller: Option<usize>) -> Labels {
     let id = caller.map_or("", |c| scene.chans[c].id);
-    let first = |of: fn(&Record<'_>) -> String, cel: fn(&CelRow) -> &str| {
+    let first = |of: fn(&CdrRow) -> &str, cel: fn(&CelRow) -> &str| {
         let own = scene.records.iter().filter(|r| r.row.uniqueid == id);
-        let all = own.chain(&scene.records).map(of).find(|t| !t.trim().is_empty());
+        let found = own.chain(&scene.records).find_map(|r| known(of(r.row)));
         let rows = || scene.events.iter().filter(|e| caller.is_none_or(|c| e.ch == c)).map(|e| cel(e.row));
-        all.as_deref().and_then(known).or_else(|| rows().find_map(known))
+        found.or_else(|| rows().find_map(known))
     };
     Labels {
-        accountcode: first(|r| r.row.accountcode.to_string(), |r| &r.accountcode),
-        userfield: first(|r| r.row.userfield.to_string(), |r| &r.userfield),
-        amaflags: first(|r| r.row.amaflags.to_string(), |r| &r.amaflags).map(|f| ama_name(&f)),
+        accountcode: first(|r| &r.accountcode, |r| &r.accountcode),
+        userfield: first(|r| &r.userfield, |r| &r.userfield),
+        amaflags: first(|r| &r.amaflags, |r| &r.amaflags).map(|f| ama_name(&f)),
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Chan<'a> {
     pub name: &'a str,
     /// The endpoint behind that name.
     pub endpoint: &'a str,
+    /// The extension in the endpoint's name.
+    pub extension: Option<&'a str>,
     /// The name it had last; a masquerade changes it.
     pub last_name: &'a str,
     pub linkedid: &'a str,
@@ -177,6 +179,7 @@ impl<'a> Scene<'a> {
             }
             // a rounded clock may show an answer before the start
             chan.end = chan.end.map(|e| e.max(chan.first));
+            chan.extension = shape::extension_of(rules, chan.endpoint);
             chan.trunk = chan.is_real() && shape::is_trunk(rules, chan.endpoint, chan.context);
         }
         scene.chans = chans;

@@ -60,10 +60,15 @@ fn is_digits(text: &str) -> bool {
 
 /// What a caller or callee behind an endpoint is. `None` when nothing tells.
 pub(super) fn party_kind(rules: &Rules, trunk: bool, endpoint: &str, num: &str) -> Option<PartyKind> {
+    kind_by(rules, trunk, endpoint, extension_of(rules, endpoint).is_some(), num)
+}
+
+/// The same, where it is known whether the endpoint's name contains an extension.
+pub(super) fn kind_by(rules: &Rules, trunk: bool, endpoint: &str, extension: bool, num: &str) -> Option<PartyKind> {
     if trunk {
         return Some(PartyKind::External);
     }
-    if extension_of(rules, endpoint).is_some() || number(rules, num) == NumberShape::Extension {
+    if extension || number(rules, num) == NumberShape::Extension {
         return Some(PartyKind::Extension);
     }
     match number(rules, num) {
