@@ -315,8 +315,11 @@ fn cell(value: MySqlValueRef<'_>, kind: Kind) -> Cell {
         // an impossible date (2026-00-00) is an unknown one
         Kind::Wall => micros(value).map_or(Cell::Null, Cell::Wall),
         Kind::Utc => micros(value).map_or(Cell::Null, Cell::Utc),
-        Kind::Text => <&[u8] as Decode<sqlx::MySql>>::decode(value)
-            .map_or(Cell::Null, |bytes| Cell::Text(CompactString::from_utf8_lossy(bytes))),
+        Kind::Text => <&[u8] as Decode<sqlx::MySql>>::decode(value).map_or(Cell::Null, |bytes| {
+            // nearly all of it is UTF-8, which is told much faster than it is mended
+            let text = std::str::from_utf8(bytes);
+            Cell::Text(text.map_or_else(|_| CompactString::from_utf8_lossy(bytes), CompactString::new))
+        }),
     }
 }
 
