@@ -87,7 +87,8 @@ pub(super) async fn find(mut finder: Finder, clock: Clock, stop: CancellationTok
         finder = back;
         match done {
             Ok(_) => failed = false,
-            Err(e) if !failed => {
+            // the state is closed at the end: what was not kept is found again after the next start
+            Err(e) if !failed && !stop.is_cancelled() => {
                 tracing::error!("recordings cannot be kept: {e}");
                 failed = true;
             }
@@ -136,7 +137,7 @@ impl Finder {
                 None => missed |= path.symlink_metadata().is_ok_and(|m| m.is_dir()),
             }
         }
-        if self.scan_is_due(missed) {
+        if self.scan_is_due(missed) || self.index.wants_scan() {
             self.scan(nanos);
         }
         let mut kept = 0;

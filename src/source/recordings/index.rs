@@ -86,11 +86,13 @@ pub struct Index {
     /// By the hash of its path: its size.
     done: HashMap<u64, u64>,
     order: VecDeque<u64>,
+    /// There was no room for a file.
+    left_out: bool,
 }
 
 impl Index {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, pending: HashMap::new(), done: HashMap::new(), order: VecDeque::new() }
+        Self { limits, pending: HashMap::new(), done: HashMap::new(), order: VecDeque::new(), left_out: false }
     }
 
     pub const fn limits(&self) -> &Limits {
@@ -102,13 +104,22 @@ impl Index {
         self.pending.len()
     }
 
+    /// Whether files were left out for want of room, and there is room again: a scan finds them. To be asked before each
+    /// scan; true once.
+    pub fn wants_scan(&mut self) -> bool {
+        self.pending.is_empty() && std::mem::take(&mut self.left_out)
+    }
+
     /// A file was seen by a scan, or something was told of it. `now`: nanoseconds since 1970.
     pub fn saw(&mut self, place: Place, stat: Stat, now: i128) {
         if !self.limits.wants(&place, stat, now)
             || self.done.get(&hash(&place)) == Some(&stat.size)
             || self.pending.contains_key(&place)
-            || self.pending.len() >= PENDING_MAX
         {
+            return;
+        }
+        if self.pending.len() >= PENDING_MAX {
+            self.left_out = true;
             return;
         }
         self.pending.insert(place, Pending { stat, unchanged: 0 });
@@ -210,6 +221,11 @@ mod tests {
             index.saw(place(&format!("{n}.wav")), stat(1_000), NOW);
         }
         assert_eq!(index.pending(), PENDING_MAX);
+        // those that had no room are asked for when there is some
+        assert!(!index.wants_scan());
+        assert!(index.check(|_| Some(stat(1_000))).is_empty() && !index.wants_scan());
+        assert_eq!(index.check(|_| Some(stat(1_000))).len(), PENDING_MAX);
+        assert!(index.wants_scan() && !index.wants_scan());
         for n in 0..DONE_MAX + 500 {
             index.noted(&place(&format!("{n}.wav")), 1);
         }
