@@ -116,6 +116,10 @@ pub static CALLS_SUPPRESSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     counter("callferry_calls_suppressed_total", "Calls kept back by a filter, not shipped", &["filter"])
 });
 
+/// Calls that a backfill shipped.
+pub static BACKFILLED: LazyLock<IntCounter> =
+    LazyLock::new(|| total("callferry_backfilled_calls_total", "Calls of the past that a backfill shipped"));
+
 /// Calls put into the outbox again because late rows changed them.
 pub static REVISIONS: LazyLock<IntCounter> =
     LazyLock::new(|| total("callferry_revisions_total", "Calls queued again because late rows changed them"));

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::settle::Arrived;
+use super::thread::Work;
 use crate::observe::Health;
 use crate::ship::Clock;
 use crate::source::supervisor::{Intake, SourceState};
@@ -23,7 +24,7 @@ pub(super) struct JournalIntake {
     pub(super) shared: Arc<Shared>,
     pub(super) health: Health,
     pub(super) clock: Clock,
-    pub(super) batches: mpsc::Sender<Arrived>,
+    pub(super) batches: mpsc::Sender<Work>,
     pub(super) stop: CancellationToken,
     /// The last batch could not be stored.
     pub(super) failing: bool,
@@ -74,7 +75,7 @@ impl Intake for JournalIntake {
                     // journal
                     tokio::select! {
                         biased;
-                        _ = self.batches.send(arrived) => {}
+                        _ = self.batches.send(Work::Live(arrived)) => {}
                         () = self.stop.cancelled() => {}
                     }
                     Ok(())

@@ -24,6 +24,8 @@ use crate::source::{self, SourceError, Wishes};
 use crate::store::{Store, StoreError, calls, meta, outbox, uploads};
 
 pub mod compose; // rows of a call to what is written
+pub mod forget; // a number, removed from the state
+pub mod history; // calls of the past, read again
 mod intake; // batches into the journal
 pub mod judge; // whether a group is to be settled
 mod lanes; // how far history has been read
@@ -64,6 +66,8 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Options {
     /// Read what is there, settle it, deliver it, end.
     pub once: bool,
+    /// Carry out what commands ask for, deliver, end: nothing new is read.
+    pub requests_only: bool,
 }
 
 /// What a run did.
@@ -243,6 +247,7 @@ async fn run_on(
     let names = setup.sinks.clone();
     let settler = {
         let store = store.clone();
+        let setup = setup.clone();
         tokio::task::spawn_blocking(move || Settler::new(store, setup)).await.map_err(std::io::Error::other)??
     };
     shared.set_wishes(settler.wishes());
@@ -279,10 +284,6 @@ async fn run_on(
         file: std::sync::OnceLock::new(),
     }));
 
-    let serving = tokio::spawn(
-        requests::Desk { store: store.clone(), wake: ship.wake(), clock: clock.clone(), stop: end.clone() }.serve(),
-    );
-
     let finding = config.recordings.files.as_ref().map(|files| {
         let finder = recordings::Finder::new(store.clone(), files.clone());
         tokio::spawn(recordings::find(finder, clock.clone(), end.clone()))
@@ -308,6 +309,17 @@ async fn run_on(
     };
 
     let read_stop = stop.child_token();
+    let job = history::backfill::Job {
+        store: store.clone(),
+        source: config.source.clone(),
+        setup,
+        shared: Arc::clone(&shared),
+        settling: batches.downgrade(),
+        wake: ship.wake(),
+        clock: clock.clone(),
+        stop: read_stop.clone(),
+    };
+    let serving = tokio::spawn(requests::Desk::new(job, end.clone()).serve());
     let positions = store.read(meta::positions).await?.into_iter().collect();
     let mut source = source::open(&config.source, positions, Arc::new(store.clone()));
     let mut intake = intake::JournalIntake {
@@ -321,7 +333,13 @@ async fn run_on(
     };
     let pace = Pace::new(config.source.poll_busy, config.source.poll_idle);
     let why = {
-        let reading = supervise(source.as_mut(), &mut intake, &pace, &read_stop);
+        let reading = async {
+            if options.requests_only {
+                requests::all_done(store, &read_stop).await;
+                return Ok(());
+            }
+            supervise(source.as_mut(), &mut intake, &pace, &read_stop).await
+        };
         tokio::pin!(reading);
         tokio::select! {
             ended = &mut reading => ended.map_err(AgentError::from),

@@ -10,6 +10,7 @@ use compact_str::CompactString;
 
 use super::judge::{End, Policy};
 use super::marks::MarkBook;
+use super::settle::Wanted;
 use crate::call::{Row, Timestamp};
 use crate::correlate::completion::Progress;
 use crate::correlate::group::{GroupId, GroupMap, Grouper, Joined};
@@ -60,6 +61,8 @@ pub struct Open {
     pub frozen: bool,
     /// It could not be built: not tried again before something comes, or the next start.
     pub aside: bool,
+    /// It was asked for, by `backfill`.
+    pub wanted: Wanted,
     /// How many keys of the group were looked up in the ledger.
     keys_known: usize,
     /// A group of a nailed-up channel: when it was split last, in database time.
@@ -155,6 +158,9 @@ impl Picture {
             open.held_since = None;
             open.aside = false;
             open.frozen |= other.frozen;
+            if open.wanted == Wanted::No {
+                open.wanted = other.wanted;
+            }
             open.told_at = open.told_at.max(other.told_at);
             open.shipped_parts.extend(other.shipped_parts);
             open.reread = match (std::mem::take(&mut open.reread), other.reread) {
@@ -307,6 +313,21 @@ impl Picture {
         for group in done {
             self.rereading.remove(&group);
         }
+    }
+
+    /// The calls of these linkedids were read whole, records too, and are to be shipped. Returns their groups.
+    pub fn want(&mut self, linkedids: &HashSet<CompactString>, wanted: Wanted) -> BTreeSet<GroupId> {
+        let groups: BTreeSet<GroupId> = linkedids.iter().filter_map(|id| self.grouper.find(id)).collect();
+        for group in &groups {
+            let Some(open) = self.groups.get_mut(group) else { continue };
+            open.wanted = wanted;
+            open.cdr_asked = true;
+            if matches!(open.reread, Reread::Waits(_)) {
+                open.reread = Reread::Done;
+                self.rereading.remove(group);
+            }
+        }
+        groups
     }
 
     /// The PBX was asked for the records of these linkedids, and has told what it has. `None`: it cannot be asked (now).

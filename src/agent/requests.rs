@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::ship::{Clock, Wake};
+use super::forget;
+use super::history::backfill::{Job, Order, Progress};
+use crate::ship::Clock;
 use crate::store::dead::{self, Action, Cursor, Which};
 use crate::store::requests::{self, Request, State};
 use crate::store::{Result, Store, StoreError};
@@ -26,6 +29,12 @@ pub enum Wish {
     Retry(Which),
     /// Gives dead deliveries up for good. Answer: [`dead::Done`].
     Drop(Which),
+    /// Reads history again, as a job beside everything else. Answer: [`Progress`].
+    Backfill(Order),
+    /// Ends backfills that are under way. Answer: how many.
+    StopBackfill,
+    /// Removes everything that is known of a number. Answer: [`forget::Forgotten`].
+    Forget(String),
 }
 
 impl Wish {
@@ -34,6 +43,9 @@ impl Wish {
         match self {
             Self::Retry(_) => "retry",
             Self::Drop(_) => "drop",
+            Self::Backfill(_) => "backfill",
+            Self::StopBackfill => "stop_backfill",
+            Self::Forget(_) => "forget",
         }
     }
 }
@@ -41,10 +53,37 @@ impl Wish {
 /// Carries out one wish. Returns its answer, as JSON.
 pub async fn carry_out(store: &Store, wish: Wish, clock: &Clock) -> Result<String> {
     let done = match wish {
-        Wish::Retry(which) => letters(store, Action::Retry, which, clock).await?,
-        Wish::Drop(which) => letters(store, Action::Drop, which, clock).await?,
+        Wish::Retry(which) => serde_json::to_string(&letters(store, Action::Retry, which, clock).await?),
+        Wish::Drop(which) => serde_json::to_string(&letters(store, Action::Drop, which, clock).await?),
+        Wish::StopBackfill => serde_json::to_string(&stop_backfills(store, clock).await?),
+        Wish::Forget(number) => serde_json::to_string(&forget::forget(store, &number, clock).await?),
+        Wish::Backfill(_) => return Err(StoreError::Content("a backfill is a job of the agent".to_owned())),
     };
-    serde_json::to_string(&done).map_err(|e| StoreError::Content(e.to_string()))
+    done.map_err(|e| StoreError::Content(e.to_string()))
+}
+
+/// Ends every backfill that was ordered. How many those were.
+async fn stop_backfills(store: &Store, clock: &Clock) -> Result<usize> {
+    let now = clock.now();
+    let stopping = store.write(move |conn| {
+        let open = requests::open(conn)?;
+        let jobs: Vec<i64> = open.iter().filter(|r| r.kind == "backfill").map(|r| r.request).collect();
+        for job in &jobs {
+            requests::answer(conn, *job, State::Failed, "stopped by `callferry backfill --stop`", now)?;
+        }
+        Ok(jobs.len())
+    });
+    stopping.await
+}
+
+/// Waits until nothing is asked for any more.
+pub(super) async fn all_done(store: &Store, stop: &CancellationToken) {
+    while !matches!(store.read(requests::open).await, Ok(open) if open.is_empty()) {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
 }
 
 async fn letters(store: &Store, action: Action, which: Which, clock: &Clock) -> Result<dead::Done> {
@@ -68,15 +107,19 @@ async fn letters(store: &Store, action: Action, which: Which, clock: &Clock) -> 
 
 /// The agent's side.
 pub(super) struct Desk {
-    pub store: Store,
-    pub wake: Wake,
-    pub clock: Clock,
-    pub stop: CancellationToken,
+    job: Job,
+    stop: CancellationToken,
+    /// The backfill under way, and what ends it.
+    backfill: Option<(i64, JoinHandle<()>, CancellationToken)>,
 }
 
 impl Desk {
+    pub(super) const fn new(job: Job, stop: CancellationToken) -> Self {
+        Self { job, stop, backfill: None }
+    }
+
     /// Looks for requests and carries them out, one after another, until told to stop.
-    pub(super) async fn serve(self) {
+    pub(super) async fn serve(mut self) {
         let mut looks = 0_u32;
         let mut failing = false;
         loop {
@@ -87,18 +130,22 @@ impl Desk {
             }
             looks = looks.wrapping_add(1);
             tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => break,
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+        if let Some((_, running, stop)) = self.backfill.take() {
+            stop.cancel();
+            let _ = running.await;
+        }
     }
 
-    async fn look(&self, clean: bool) -> Result<()> {
+    async fn look(&mut self, clean: bool) -> Result<()> {
         if clean {
-            let now = self.clock.now();
-            self.store.write(move |conn| requests::clean(conn, now)).await?;
+            let now = self.job.clock.now();
+            self.job.store.write(move |conn| requests::clean(conn, now)).await?;
         }
-        for request in self.store.read(requests::open).await? {
+        for request in self.job.store.read(requests::open).await? {
             self.answer(request).await?;
             if self.stop.is_cancelled() {
                 break;
@@ -107,12 +154,42 @@ impl Desk {
         Ok(())
     }
 
-    async fn answer(&self, request: Request) -> Result<()> {
+    /// Starts a backfill, or goes on with one that an earlier run began; one at a time.
+    async fn start(&mut self, request: Request, order: Order) -> Result<()> {
+        if self.backfill.as_ref().is_some_and(|(_, running, _)| !running.is_finished()) {
+            return Ok(());
+        }
         let number = request.request;
-        let (state, answer) = match request.argument::<Wish>() {
-            Ok(wish) => match carry_out(&self.store, wish, &self.clock).await {
+        let kept = request.answer.as_deref().and_then(|text| serde_json::from_str::<Progress>(text).ok());
+        let progress = kept.unwrap_or_default();
+        if request.state == State::New {
+            let text = serde_json::to_string(&progress).map_err(|e| StoreError::Content(e.to_string()))?;
+            let now = self.job.clock.now();
+            self.job.store.write(move |conn| requests::answer(conn, number, State::Running, &text, now)).await?;
+        }
+        let stop = self.job.stop.child_token();
+        let job = Job { stop: stop.clone(), ..self.job.clone() };
+        let running = tokio::spawn(job.run(number, order, request.created_at, progress));
+        self.backfill = Some((number, running, stop));
+        Ok(())
+    }
+
+    async fn answer(&mut self, request: Request) -> Result<()> {
+        let number = request.request;
+        let wish = request.argument::<Wish>();
+        if let Ok(Wish::Backfill(order)) = wish {
+            return self.start(request, order).await;
+        }
+        if matches!(wish, Ok(Wish::StopBackfill))
+            && let Some((_, running, stop)) = self.backfill.take()
+        {
+            stop.cancel();
+            let _ = running.await;
+        }
+        let (state, answer) = match wish {
+            Ok(wish) => match carry_out(&self.job.store, wish, &self.job.clock).await {
                 Ok(answer) => {
-                    self.wake.ring();
+                    self.job.wake.ring();
                     tracing::info!(
                         request = number,
                         kind = request.kind,
@@ -133,7 +210,7 @@ impl Desk {
                 )
             }
         };
-        let now = self.clock.now();
-        self.store.write(move |conn| requests::answer(conn, number, state, &answer, now)).await
+        let now = self.job.clock.now();
+        self.job.store.write(move |conn| requests::answer(conn, number, state, &answer, now)).await
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::settle::{Arrived, Outcome, Settler};
+use super::settle::{Arrived, Outcome, Past, Settler};
 use crate::observe::Health;
 use crate::ship::{Clock, Wake};
 use crate::store::StoreError;
@@ -18,6 +18,14 @@ use crate::store::StoreError;
 const RETRY: Duration = Duration::from_secs(2);
 /// `--once` waits for calls whose grace ends within this, microseconds of database time.
 const GRACE_MAX: i64 = 120 * 1_000_000;
+
+/// What the thread is given.
+pub(super) enum Work {
+    /// What the source found, after it was stored.
+    Live(Arrived),
+    /// Calls of the past; answered when they are settled.
+    Past(Past, oneshot::Sender<()>),
+}
 
 pub(super) struct Settling {
     pub settler: Settler,
@@ -40,19 +48,27 @@ impl Settling {
     /// any more.
     pub(super) fn start(
         self,
-        arrivals: mpsc::Receiver<Arrived>,
+        work: mpsc::Receiver<Work>,
     ) -> std::io::Result<oneshot::Receiver<Result<(), StoreError>>> {
         let (done, ended) = oneshot::channel();
         thread::Builder::new().name("settle".to_owned()).spawn(move || {
-            let _ = done.send(self.run(arrivals));
+            let _ = done.send(self.run(work));
         })?;
         Ok(ended)
     }
 
-    fn run(mut self, mut arrivals: mpsc::Receiver<Arrived>) -> Result<(), StoreError> {
+    fn run(mut self, mut work: mpsc::Receiver<Work>) -> Result<(), StoreError> {
         // what an earlier run had committed and not settled
         self.persist(Settler::settle_all)?;
-        while let Some(arrived) = arrivals.blocking_recv() {
+        while let Some(work) = work.blocking_recv() {
+            let arrived = match work {
+                Work::Live(arrived) => arrived,
+                Work::Past(past, done) => {
+                    self.persist(|settler, now| settler.take_past(past.clone(), now))?;
+                    let _ = done.send(());
+                    continue;
+                }
+            };
             let nothing_new = arrived.rows.is_empty() && arrived.caught_up;
             let mut waiting = Some(arrived);
             self.persist(|settler, now| {

@@ -1,25 +1,31 @@
 //! The command line: one file a subcommand. Exit codes: 0 ok, 1 runtime failure, 2 usage or configuration, 3 `check`
-//! found problems.
+//! or `reconcile` found problems.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, Config, ConfigError, LogConfig, Secrets, Settings};
 
 mod ask;
+mod backfill;
 mod calls;
 mod check;
 mod correlate;
 mod demo;
 mod dialplan;
 mod explain;
+mod forget;
 mod healthcheck;
+mod past;
+mod progress;
 mod provision;
 mod provisioning;
+mod reconcile;
 mod run;
 mod schema;
+mod span;
 mod text;
 mod trunk;
 
@@ -43,7 +49,7 @@ pub const ACTIVATION: u8 = 7;
     max_term_width = 100,
     after_help = "\
 Settings are environment variables, lines of a .env file, or flags; a flag wins over the environment, the environment \
-over the file. Exit codes: 0 ok, 1 runtime failure, 2 usage or configuration, 3 check found problems."
+over the file. Exit codes: 0 ok, 1 runtime failure, 2 usage or configuration, 3 check or reconcile found problems."
 )]
 struct Cli {
     /// File with settings [default: .env in the working directory, if there is one]
@@ -67,6 +73,12 @@ enum Command {
     Explain(Box<explain::Args>),
     /// List and show the calls and deliveries the agent knows of; send again, drop, export what was given up
     Calls(calls::Args),
+    /// Read history again and ship what is missing, beside the running agent
+    Backfill(Box<backfill::Args>),
+    /// Compare the PBX's calls with what was shipped, acknowledged, waits or was given up
+    Reconcile(Box<reconcile::Args>),
+    /// Remove a caller from the local state: every call of a number, in whatever way it is written
+    Forget(forget::Args),
     /// Print the JSON Schema of the call document
     Schema(schema::Args),
     /// Add, list, show, verify and remove trunks in Asterisk Realtime
@@ -91,7 +103,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     }
-    let cli = match Cli::try_parse() {
+    let cli = match command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
         Ok(cli) => cli,
         Err(e) => {
             match wrong_value(&e) {
@@ -108,6 +120,9 @@ pub fn main() -> ExitCode {
         Command::Correlate(args) => correlate::run(*args),
         Command::Explain(args) => explain::run(*args),
         Command::Calls(args) => calls::run(args),
+        Command::Backfill(args) => backfill::run(*args),
+        Command::Reconcile(args) => reconcile::run(*args),
+        Command::Forget(args) => forget::run(&args),
         Command::Schema(args) => schema::run(args),
         Command::Trunk(args) => trunk::run(*args),
         Command::Provision(args) => provision::run(*args),
@@ -115,6 +130,15 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::run(args),
     };
     ExitCode::from(code)
+}
+
+/// `backfill --tenant` chooses calls; there the setting of that name is the environment's.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("backfill", |backfill| {
+        backfill
+            .mut_arg("tenant", |setting| setting.long("default-tenant"))
+            .mut_arg("only_tenant", |only| only.long("tenant"))
+    })
 }
 
 /// `--env-file` has to be known before the command line can be parsed: its lines are defaults of other flags.
@@ -145,7 +169,7 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
     let value = text(ContextKind::InvalidValue)?;
     // "--db-port <DB_PORT>"
     let flag = argument.strip_prefix("--")?.split([' ', '=']).next()?;
-    let command = Cli::command();
+    let command = command();
     let variable = command
         .get_subcommands()
         .flat_map(clap::Command::get_arguments)
@@ -167,7 +191,22 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// For commands that work as the agent does: logging, every setting resolved, a runtime. `Err`: the exit code, after the
 /// reason was told.
 fn prepare(settings: &Settings) -> Result<(Config, tokio::runtime::Runtime), u8> {
-    let config = LogConfig::resolve(&settings.log).and_then(|log| {
+    prepare_with(settings, |log| log)
+}
+
+/// The same for commands that talk to whoever started them: what the agent would log as it goes is left out.
+fn prepare_quiet(settings: &Settings) -> Result<(Config, tokio::runtime::Runtime), u8> {
+    prepare_with(
+        settings,
+        |log| if log.filter == "info" { LogConfig { filter: "warn".to_owned(), ..log } } else { log },
+    )
+}
+
+fn prepare_with(
+    settings: &Settings,
+    log_as: impl FnOnce(LogConfig) -> LogConfig,
+) -> Result<(Config, tokio::runtime::Runtime), u8> {
+    let config = LogConfig::resolve(&settings.log).map(log_as).and_then(|log| {
         crate::log::start(&log);
         Config::resolve(settings, Secrets::load(settings)?)
     });

@@ -33,7 +33,7 @@ pub fn run(args: Args) -> u8 {
             _ => tracing::warn!("{}: {}. {remedy}", finding.topic, finding.text),
         }
     }
-    let ended = runtime.block_on(until_signalled(&config, &Options { once: args.once }));
+    let ended = runtime.block_on(until_signalled(&config, &Options { once: args.once, requests_only: false }));
     // nothing of value runs any more: a name server that does not answer must not hold the end up
     runtime.shutdown_background();
     match ended {

@@ -35,6 +35,7 @@ mod records; // what only CDRs know
 mod restart; // the restart of a PBX
 mod scene; // rows in order, channels
 mod shape; // trunk or phone, extension or outside number
+pub mod spelling; // one number in every way it may be written
 pub mod tenants; // whose call it is
 mod visits; // queues, menus, mailboxes, conferences
 pub mod zone; // wall clock readings to moments

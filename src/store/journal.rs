@@ -9,6 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, params};
 
 use super::fold::{self, HeldRow};
+use super::forgotten::{self, Gate};
 use super::{Result, StoreError, ledger, meta, recordings};
 use crate::call::{Row, Timestamp};
 use crate::correlate::group::Grouper;
@@ -42,9 +43,27 @@ pub fn append(
     let mut body = Vec::with_capacity(1_024);
     let mut blocks: BTreeMap<(i64, i64, i64), i64> = BTreeMap::new();
     let mut seqs = Vec::with_capacity(batch.rows.len());
+    let gate = Gate::load(conn)?;
     for placed in &batch.rows {
         let again = !reread.is_empty() && reread.contains(placed.row.linkedid());
         let tbl = table_number(table_of(&placed.row));
+        if let Some(gate) = &gate
+            && gate.refuses(conn, &placed.row)?
+        {
+            // forgotten on request: known as read, so that no audit looks for it, and kept nowhere
+            forgotten::remember_row(conn, &placed.row, now)?;
+            match placed.place {
+                Place::Hash(hash) => {
+                    see(conn, tbl, &hash, &placed.row)?;
+                }
+                Place::Id(id) if !again && !placed.by_audit => {
+                    *blocks.entry((tbl, placed.generation, id.div_euclid(ID_BLOCK))).or_default() += 1;
+                }
+                Place::Id(_) => {}
+            }
+            seqs.push(None);
+            continue;
+        }
         let place = match placed.place {
             Place::Id(id) => PlaceBytes::id(id),
             Place::Hash(hash) => {

@@ -18,6 +18,8 @@ pub mod calls;
 mod counts;
 pub mod dead;
 pub mod fold;
+pub mod forget;
+pub mod forgotten;
 pub mod journal;
 pub mod ledger;
 pub mod meta;
@@ -231,6 +233,26 @@ impl Store {
     /// Keeps room in reserve (again) where `free` bytes allow it above `floor`. `true`: rows may be read.
     pub fn keep_ballast(&self, free: u64, floor: u64) -> bool {
         self.0.ballast.take_back(free, floor)
+    }
+
+    /// Writes the whole file anew and empties the write-ahead log: nothing of what was removed is left in them. Takes as long
+    /// as the file is large, and needs as much room again; nothing else is written meanwhile.
+    pub async fn rewrite(&self) -> Result<()> {
+        self.0
+            .writer
+            .run_alone(|conn| {
+                conn.execute_batch("VACUUM")?;
+                // a reader may hold an older snapshot for a moment
+                for _ in 0..50 {
+                    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| r.get(0))?;
+                    if busy == 0 {
+                        return Ok(());
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+                Err(StoreError::Content("a reader holds on to the write-ahead log".to_owned()))
+            })
+            .await
     }
 
     /// Runs `f` on the reading connection, in one snapshot.

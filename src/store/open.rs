@@ -14,6 +14,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_rules.sql"),
     include_str!("../../migrations/0003_recordings.sql"),
     include_str!("../../migrations/0004_uploads.sql"),
+    include_str!("../../migrations/0005_undelivered.sql"),
+    include_str!("../../migrations/0006_forgotten.sql"),
 ];
 
 /// Pages of write-ahead log after which a commit also carries it into the database: 16 MB.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 
 use super::Result;
+use super::forgotten::Gate;
 use super::ledger::Key;
 use crate::call::{FoundRecording, RecordingMatch, Timestamp};
 use crate::correlate::ids;
@@ -26,6 +27,11 @@ const OF_A_KEY_MAX: i64 = 500;
 /// Keeps a recording. False: it is known as it is, or its owner holds no id.
 pub fn put(conn: &Connection, found: &FoundRecording, now: Timestamp) -> Result<bool> {
     let Some(key) = ids::found_in(&found.owner).last().copied() else { return Ok(false) };
+    if let Some(gate) = Gate::load(conn)?
+        && gate.refuses_recording(conn, found)?
+    {
+        return Ok(false);
+    }
     let started_at = found.started_at.map(Timestamp::micros);
     let changed = conn
         .prepare_cached(

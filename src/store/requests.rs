@@ -55,6 +55,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Waits for an agent, or is being done.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::New | State::Running)
+    }
+
     pub fn argument<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(&self.argument)
             .map_err(|e| StoreError::Content(format!("request {} ({}): {e}", self.request, self.kind)))

@@ -22,7 +22,16 @@ const GROUP_COMMIT_MAX: usize = 64;
 type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
 /// A job gets the connection inside a transaction, or the reason why there is none.
 type WriteJob = Box<dyn FnOnce(std::result::Result<&Connection, &StoreError>) -> Answer + Send>;
-type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
+/// A job that gets the connection outside of any transaction.
+type PlainJob = Box<dyn FnOnce(&Connection) + Send>;
+/// Takes a job's result to its caller.
+type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+enum Job {
+    Write(WriteJob),
+    /// After the transaction that is open has ended, and before the next one begins.
+    Alone(PlainJob),
+}
 
 /// A thread with a queue of jobs in front of it.
 struct Worker<J> {
@@ -50,6 +59,26 @@ impl<J: Send + 'static> Worker<J> {
         jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(StoreError::Closed)
     }
 
+    /// Has the job done that `make` makes, and waits for its result.
+    async fn ask<T: Send + 'static>(&self, make: impl FnOnce(Reply<T>) -> J) -> Result<T> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let (tx, rx) = oneshot::channel();
+        self.submit(make(Box::new(move |done| {
+            let _ = tx.send(done);
+            drop(permit);
+        })))?;
+        rx.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// [`Worker::ask`] for a thread of its own.
+    fn ask_blocking<T: Send + 'static>(&self, make: impl FnOnce(Reply<T>) -> J) -> Result<T> {
+        let (tx, rx) = mpsc::sync_channel(1);
+        self.submit(make(Box::new(move |done| {
+            let _ = tx.send(done);
+        })))?;
+        rx.recv().map_err(|_| StoreError::Closed)?
+    }
+
     /// Takes no more jobs, does those that wait, closes the connection.
     fn stop(&self) {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -63,7 +92,7 @@ impl<J: Send + 'static> Worker<J> {
     }
 }
 
-pub(super) struct Writer(Worker<WriteJob>);
+pub(super) struct Writer(Worker<Job>);
 
 impl Writer {
     pub(super) fn start(conn: Connection) -> Self {
@@ -75,13 +104,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let (tx, rx) = oneshot::channel();
-        self.0.submit(write_job(f, move |done| {
-            let _ = tx.send(done);
-            drop(permit);
-        }))?;
-        rx.await.map_err(|_| StoreError::Closed)?
+        self.0.ask(|reply| Job::Write(write_job(f, reply))).await
     }
 
     pub(super) fn run_blocking<T, F>(&self, f: F) -> Result<T>
@@ -89,11 +112,16 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let (tx, rx) = mpsc::sync_channel(1);
-        self.0.submit(write_job(f, move |done| {
-            let _ = tx.send(done);
-        }))?;
-        rx.recv().map_err(|_| StoreError::Closed)?
+        self.0.ask_blocking(|reply| Job::Write(write_job(f, reply)))
+    }
+
+    /// Runs `f` outside of any transaction: for what SQLite does in none.
+    pub(super) async fn run_alone<T, F>(&self, f: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.0.ask(|reply| Job::Alone(Box::new(move |conn| reply(f(conn))))).await
     }
 
     pub(super) fn stop(&self) {
@@ -101,11 +129,11 @@ impl Writer {
     }
 }
 
-pub(super) struct Reader(Worker<ReadJob>);
+pub(super) struct Reader(Worker<PlainJob>);
 
 impl Reader {
     pub(super) fn start(conn: Connection) -> Self {
-        Self(Worker::start("state-read", move |queue: mpsc::Receiver<ReadJob>| {
+        Self(Worker::start("state-read", move |queue: mpsc::Receiver<PlainJob>| {
             while let Ok(job) = queue.recv() {
                 job(&conn);
             }
@@ -117,13 +145,7 @@ impl Reader {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
-        let (tx, rx) = oneshot::channel();
-        self.0.submit(Box::new(move |conn| {
-            let _ = tx.send(in_snapshot(conn, f));
-            drop(permit);
-        }))?;
-        rx.await.map_err(|_| StoreError::Closed)?
+        self.0.ask(|reply| Box::new(move |conn: &Connection| reply(in_snapshot(conn, f)))).await
     }
 
     pub(super) fn run_blocking<T, F>(&self, f: F) -> Result<T>
@@ -131,11 +153,7 @@ impl Reader {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let (tx, rx) = mpsc::sync_channel(1);
-        self.0.submit(Box::new(move |conn| {
-            let _ = tx.send(in_snapshot(conn, f));
-        }))?;
-        rx.recv().map_err(|_| StoreError::Closed)?
+        self.0.ask_blocking(|reply| Box::new(move |conn: &Connection| reply(in_snapshot(conn, f))))
     }
 
     pub(super) fn stop(&self) {
@@ -143,7 +161,7 @@ impl Reader {
     }
 }
 
-fn write_job<T, F>(f: F, answer: impl FnOnce(Result<T>) + Send + 'static) -> WriteJob
+fn write_job<T, F>(f: F, answer: Reply<T>) -> WriteJob
 where
     T: Send + 'static,
     F: FnOnce(&Connection) -> Result<T> + Send + 'static,
@@ -162,8 +180,16 @@ where
     })
 }
 
-fn write_loop(conn: &Connection, queue: &mpsc::Receiver<WriteJob>) {
-    while let Ok(first) = queue.recv() {
+fn write_loop(conn: &Connection, queue: &mpsc::Receiver<Job>) {
+    let mut next: Option<Job> = None;
+    while let Some(job) = next.take().or_else(|| queue.recv().ok()) {
+        let first = match job {
+            Job::Write(first) => first,
+            Job::Alone(job) => {
+                job(conn);
+                continue;
+            }
+        };
         if let Err(e) = run(conn, "BEGIN IMMEDIATE") {
             first(Err(&e))(None);
             continue;
@@ -172,7 +198,11 @@ fn write_loop(conn: &Connection, queue: &mpsc::Receiver<WriteJob>) {
         // a full disk or an I/O error can undo the whole transaction: then nothing more may run as though in it
         while answers.len() < GROUP_COMMIT_MAX && !conn.is_autocommit() {
             match queue.try_recv() {
-                Ok(job) => answers.push(job(Ok(conn))),
+                Ok(Job::Write(job)) => answers.push(job(Ok(conn))),
+                Ok(alone) => {
+                    next = Some(alone);
+                    break;
+                }
                 Err(_) => break,
             }
         }

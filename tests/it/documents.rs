@@ -69,7 +69,19 @@ fn links_lead_to_files_and_headings_that_exist() {
 /// Every `callferry …` a page shows is a command with flags that exist.
 #[test]
 fn commands_shown_exist() {
-    let commands = ["run", "check", "demo", "correlate", "explain", "calls", "schema", "healthcheck"];
+    let commands = [
+        "run",
+        "check",
+        "demo",
+        "correlate",
+        "explain",
+        "calls",
+        "backfill",
+        "reconcile",
+        "forget",
+        "schema",
+        "healthcheck",
+    ];
     let nested = [
         ("trunk", ["add", "list", "show", "verify", "remove"].as_slice()),
         ("provision", &["plan", "apply", "diff", "verify", "destroy", "import", "render"]),

@@ -10,7 +10,9 @@ use callferry::agent::compose::Frame;
 use callferry::agent::judge::{Policy, Updates};
 use callferry::agent::settle::{Arrived, Settler, Setup};
 use callferry::call::{SourceInfo, SourceKind, Timestamp};
-use callferry::config::{CelMode, DatabaseConfig, DatabaseKind, DeliveryConfig, SourceConfig, StartFrom, TlsConfig, TlsMode};
+use callferry::config::{
+    CelMode, DatabaseConfig, DatabaseKind, DeliveryConfig, SourceConfig, StartFrom, TlsConfig, TlsMode,
+};
 use callferry::correlate::Rules;
 use callferry::correlate::completion::Grace;
 use callferry::ship::{Clock, Limits, Options, Ship, Sink, Wake};

@@ -21,15 +21,17 @@ use crate::metrics;
 use crate::source::{self, Batch, Wishes};
 use crate::store::ledger::{self, Entry, Key, MARK_RESTART, State};
 use crate::store::recordings::Used;
-use crate::store::{Result, Store, journal, meta, recordings};
+use crate::store::{Result, Store, forgotten, journal, meta, recordings};
 
 mod arrived;
 mod guard; // one call's panic
+mod past;
 mod plan;
 mod update;
 mod write; // one step's transaction
 
 pub use arrived::Arrived;
+pub use past::{Past, Wanted};
 use plan::Plan;
 
 /// Calls written in one transaction.
@@ -127,6 +129,8 @@ pub struct Settler {
     recordings_tried: HashSet<Used>,
     /// Memory does not follow from the state any more: it has to be made anew.
     stale: bool,
+    /// What was forgotten on request when memory was made: what is forgotten after that may be in memory still.
+    forgotten: i64,
 }
 
 impl Settler {
@@ -160,6 +164,7 @@ impl Settler {
             recordings_to: 0,
             recordings_tried: HashSet::new(),
             stale: true,
+            forgotten: 0,
             setup,
         };
         settler.load()?;
@@ -267,7 +272,8 @@ impl Settler {
     }
 
     fn try_settle(&mut self, now: Timestamp) -> Result<Outcome> {
-        if self.stale {
+        let forgotten = self.store.read_blocking(forgotten::generation)?;
+        if self.stale || forgotten != self.forgotten {
             self.load()?;
         }
         for group in self.picture.due(self.horizon) {
@@ -340,6 +346,7 @@ impl Settler {
     fn load(&mut self) -> Result<()> {
         self.picture = Picture::new(self.setup.frame.rules.has_cel);
         self.stale = true;
+        self.forgotten = self.store.read_blocking(forgotten::generation)?;
         self.current = false;
         self.recordings_tried.clear();
         let Some(zone) = self.zones.last().cloned() else { return Ok(()) };

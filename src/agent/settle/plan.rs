@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use compact_str::CompactString;
 
 use super::guard::{guarded, tell_unbuilt};
-use super::{Outcome, Settler};
-use crate::agent::compose::{self, Built, Stage};
+use super::{Outcome, Settler, Wanted};
+use crate::agent::compose::{self, Built, Frame, Stage};
 use crate::agent::judge::{End, end_of};
 use crate::agent::marks::Marked;
 use crate::call::{Row, Timestamp};
@@ -17,6 +17,7 @@ use crate::correlate::{Zone, ids};
 use crate::metrics;
 use crate::source::Quarantined;
 use crate::store::fold::{self, HeldRow};
+use crate::store::forgotten::Gate;
 use crate::store::ledger::{
     self, Entry, Key, MARK_GAP, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT, Settled, State,
 };
@@ -38,6 +39,7 @@ pub(super) struct Planned {
     pub(super) stage: Stage,
     /// One of several calls of a nailed-up channel's group.
     pub(super) part: bool,
+    pub(super) wanted: Wanted,
 }
 
 pub(super) type MarkChange = (CompactString, &'static str, Option<Timestamp>);
@@ -105,28 +107,34 @@ impl Settler {
         let found = self.store.read_blocking(move |conn| {
             let mut found = Vec::with_capacity(missing.len());
             for (at, seqs, calls) in missing {
-                let mut rows: Vec<HeldRow> = journal::rows(conn, &seqs)?.into_iter().map(|r| r.held).collect();
-                let mut entries = Vec::new();
+                let rows: Vec<HeldRow> = journal::rows(conn, &seqs)?.into_iter().map(|r| r.held).collect();
+                let (mut folded, mut entries) = (Vec::new(), Vec::new());
                 for call in calls {
-                    rows.extend(ledger::folded(conn, call)?.unwrap_or_default());
+                    folded.extend(ledger::folded(conn, call)?.unwrap_or_default());
                     entries.extend(ledger::entry(conn, call)?);
                 }
-                found.push((at, rows, entries));
+                found.push((at, rows, folded, entries));
             }
             Ok(found)
         })?;
-        for (at, rows, entries) in found {
-            if let Some(one) = fetched.get_mut(at) {
-                one.rows.extend(rows);
-                one.entries = entries;
+        for (at, mut rows, folded, entries) in found {
+            let Some(one) = fetched.get_mut(at) else { continue };
+            one.rows.append(&mut rows);
+            // one that was asked for was read whole: what the PBX says of it now counts, unless it has let rows go
+            let wanted = self.picture.get(one.group).is_some_and(|open| open.wanted != Wanted::No);
+            if !wanted || one.rows.len() < folded.len() {
+                one.rows.extend(folded);
             }
+            one.entries = entries;
         }
         Ok(fetched)
     }
 
     /// Adds what is to become of a group to the plan.
     pub(super) fn plan(&mut self, fetched: Fetched, plan: &mut Plan) -> Result<()> {
-        let Fetched { group, end, rows, entries } = fetched;
+        let Fetched { group, end, rows, mut entries } = fetched;
+        let wanted = self.picture.get(group).map(|o| o.wanted).unwrap_or_default();
+        self.as_wanted(wanted, &mut entries);
         let Some(end) = end else { return Ok(()) };
         let nailed = self.picture.get(group).is_some_and(|open| open.progress.has_nailed_up());
         match end {
@@ -161,6 +169,10 @@ impl Settler {
         let newest = open.progress.span().map(|(newest, _)| newest);
         let keys = self.keys(group, &rows);
         self.remark(&keys, end, newest, plan);
+        if self.is_forgotten(&keys)? {
+            plan.give_up(group, rows.len());
+            return Ok(());
+        }
         let (rows, again) = once_each(rows, &entries);
         plan.again.extend(again);
         let stage = Stage::Over { frozen: end == End::TooLarge };
@@ -168,7 +180,7 @@ impl Settler {
             self.set_aside(group, &keys, plan);
             return Ok(());
         };
-        plan.calls.push(Planned { group, built, entries, stage, part: false });
+        plan.calls.push(Planned { group, built, entries, stage, part: false, wanted });
         plan.done.push(group);
         Ok(())
     }
@@ -217,13 +229,18 @@ impl Settler {
             };
             calls.push((part, keys, end, progress.span().map(|(newest, _)| newest)));
         }
+        let wanted = self.picture.get(group).map(|o| o.wanted).unwrap_or_default();
         let mut unbuilt = false;
         let known_parts = self.picture.get(group).map(|o| o.shipped_parts.clone()).unwrap_or_default();
         for (part, keys, end, newest) in calls {
             let mut own = self.entries_of(&keys)?;
+            self.as_wanted(wanted, &mut own);
             // told as one call while it was not known who is nailed up: that id is the founding channel's
             own.retain(|e| e.state != State::InProgress || is_founded_by(e, &part));
             if !all_over && own.iter().any(|e| known_parts.get(&e.call) == Some(&part.len())) {
+                continue;
+            }
+            if self.is_forgotten(&keys)? {
                 continue;
             }
             // of a part that was settled long ago the line's late rows bring only some: it stays as it is
@@ -239,7 +256,7 @@ impl Settler {
                 (all_over, unbuilt) = (false, true);
                 continue;
             };
-            plan.calls.push(Planned { group, built, entries: own, stage, part: true });
+            plan.calls.push(Planned { group, built, entries: own, stage, part: true, wanted });
         }
         if all_over {
             plan.done.push(group);
@@ -263,6 +280,18 @@ impl Settler {
         tell_unbuilt(&least);
         let at = self.horizon;
         self.mark(least, MARK_UNBUILT, Some(at), plan);
+    }
+
+    /// The call of these keys was forgotten on request: rows of it came before the one that told so.
+    fn is_forgotten(&self, keys: &[Key]) -> Result<bool> {
+        if self.forgotten == 0 {
+            return Ok(false);
+        }
+        let keys = keys.to_vec();
+        self.store.read_blocking(move |conn| match Gate::load(conn)? {
+            Some(gate) => gate.knows(conn, keys.iter().map(|k| k.text.as_str())),
+            None => Ok(false),
+        })
     }
 
     /// The ledger's calls that these keys lead to.
@@ -363,6 +392,8 @@ impl Settler {
     pub(super) fn decide(&mut self, plan: &mut Plan) -> Result<Vec<Settled>> {
         let frame = self.setup.frame.clone();
         let frame = &frame;
+        // what was asked for is shipped however old it is
+        let of_any_age = Frame { start_at: None, ..frame.clone() };
         let new: Vec<(usize, bool, String)> = plan
             .calls
             .iter()
@@ -415,6 +446,7 @@ impl Settler {
             let direction = call.built.content.direction;
             let outcome = call.built.content.outcome.map_or("unknown", |o| o.as_str());
             let filter = call.built.suppressed;
+            let frame = if call.wanted == Wanted::No { frame } else { &of_any_age };
             let Some(settled) = guarded(|| compose::settle(call.built, &call.entries, frame, &zone, call.stage))?
             else {
                 plan.done.retain(|g| *g != call.group);

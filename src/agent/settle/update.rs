@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::plan::{Fetched, Plan, Planned, once_each};
-use super::{CALLS_PER_TRANSACTION, Outcome, Settler};
+use super::{CALLS_PER_TRANSACTION, Outcome, Settler, Wanted};
 use crate::agent::compose::Stage;
 use crate::agent::judge::Updates;
 use crate::call::{CallState, Timestamp};
@@ -120,7 +120,7 @@ impl Settler {
             return Ok(());
         };
         if built.content.state == CallState::InProgress {
-            plan.calls.push(Planned { group, built, entries, stage, part: false });
+            plan.calls.push(Planned { group, built, entries, stage, part: false, wanted: Wanted::No });
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::correlate::group::GroupId;
 use crate::source::Quarantined;
 use crate::store::fold::HeldRow;
 use crate::store::ledger::{self, MARK_UNBUILT, Settled};
-use crate::store::{self, Result, journal, meta};
+use crate::store::{self, Result, StoreError, forgotten, journal, meta};
 
 impl Settler {
     /// Everything of one step in one transaction; then, and only then, the picture follows.
@@ -30,6 +30,7 @@ impl Settler {
             again: std::mem::take(&mut plan.again),
             sinks: self.setup.sinks.clone(),
             restarts: serde_json::to_string(&self.book.restarts).unwrap_or_default(),
+            forgotten: self.forgotten,
             now,
         };
         let work = Arc::new(work);
@@ -86,12 +87,19 @@ struct Work {
     again: Vec<HeldRow>,
     sinks: Vec<&'static str>,
     restarts: String,
+    /// How often callers had been forgotten when this was planned.
+    forgotten: i64,
     now: Timestamp,
 }
 
 impl Work {
     /// The number of each call. `each`: one that cannot be recorded is left out with its rows, and has none.
     fn write(&self, conn: &Connection, each: bool) -> Result<Vec<Option<i64>>> {
+        if forgotten::generation(conn)? != self.forgotten {
+            return Err(StoreError::Content(
+                "a caller was forgotten meanwhile; what is in memory is made anew".to_owned(),
+            ));
+        }
         let mut calls = Vec::with_capacity(self.writes.len());
         let mut left_out = HashSet::new();
         for (settled, group) in self.writes.iter().zip(&self.groups) {

@@ -10,6 +10,7 @@ use chrono::{NaiveDate, Utc};
 use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use serde_json::json;
 
+use super::span;
 use super::text::{local, printable};
 use crate::call::{Call, Party, Seconds, Timestamp};
 use crate::config::StateSettings;
@@ -358,19 +359,7 @@ fn since(text: &str) -> Result<Timestamp, String> {
     {
         return Ok(Timestamp::from_chrono(midnight.and_utc()));
     }
-    let unit = |c: char| match c {
-        's' => Some(1),
-        'm' => Some(60),
-        'h' => Some(3_600),
-        'd' => Some(86_400),
-        'w' => Some(604_800),
-        _ => None,
-    };
-    let seconds = text.chars().last().and_then(unit).and_then(|unit| {
-        let number: f64 = text[..text.len() - 1].parse().ok()?;
-        (number.is_finite() && number >= 0.0).then_some(number * f64::from(unit))
-    });
-    match seconds {
+    match span::seconds_back(text) {
         Some(seconds) => Ok(Timestamp::from_chrono(Utc::now()).plus_micros(-((seconds * 1e6) as i64))),
         None => Err("neither a duration (90m, 24h, 7d) nor a date (2026-11-20, 2026-11-20T08:00:00Z)".to_owned()),
     }

@@ -2,7 +2,7 @@
 //!
 //! One connection, used by one poll at a time. [`backend`] runs statements, [`engine`] knows where their SQL differs,
 //! [`probe`] finds out what a table is good for, [`cursor`] reads tables with a trustworthy id, [`lanes`] those without,
-//! [`audit`] compares counts, [`recordings`] reads the recordings table, [`zone`] tells the zone of readings, [`read`] makes rows of cells. A poll in the steady state
+//! [`audit`] compares counts, [`history`] reads the past beside all of them, [`recordings`] reads the recordings table, [`zone`] tells the zone of readings, [`read`] makes rows of cells. A poll in the steady state
 //! asks three statements: the clock, channel events, records.
 
 use std::cmp::Ordering;
@@ -34,6 +34,7 @@ pub mod cursor;
 mod driver;
 pub mod engine;
 mod gaps;
+pub mod history;
 pub mod lanes;
 pub mod mysql;
 pub mod postgres;

@@ -35,7 +35,7 @@ pub async fn from_time(
 
 /// The lowest id from which on rows have `reached` what is looked for, in some 2·log₂(n) cheap questions. Rows are nearly
 /// in that order, so a few neighbours are looked at together.
-async fn bisect(
+pub async fn bisect(
     visit: &mut Visit<'_>,
     shape: &Shape,
     reached: &(dyn Fn(&Row) -> bool + Send + Sync),

@@ -5,6 +5,7 @@ mod backends;
 pub mod calls;
 pub mod crashes;
 mod lateness;
+mod past;
 mod progress;
 pub mod receiver;
 

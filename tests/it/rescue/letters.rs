@@ -13,39 +13,44 @@ use crate::ship::support::{Receiver, Request, reply};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Site {
-    program: Program,
-    receiver: Receiver,
+pub struct Site {
+    pub program: Program,
+    pub receiver: Receiver,
     agent: Option<Child>,
 }
 
 impl Site {
     /// The demo's 21 calls; the receiver refuses those whose number stands in `refused`, the way it refuses a document.
     async fn new(refused: &'static [usize]) -> Self {
+        Self::with(refused, "").await
+    }
+
+    /// The same, with further settings.
+    pub async fn with(refused: &'static [usize], settings: &str) -> Self {
         let receiver = Receiver::accepting().await;
         refuse(&receiver, refused);
         let program = Program::new().env_file(&format!(
             "DB_TYPE=sqlite\nDB_NAME=pbx.db\nDB_TIMEZONE=UTC\nKNOWN_TRUNKS=PJSIP/trunk-*\nSTART_FROM=all\n\
-             SINKS=webhook\nWEBHOOK_URL={}\nWEBHOOK_CONCURRENCY=1\nMONITORING_ENABLED=false\n",
+             SINKS=webhook\nWEBHOOK_URL={}\nWEBHOOK_CONCURRENCY=1\nMONITORING_ENABLED=false\n{settings}",
             receiver.url()
         ));
         database(&program.dir().join("pbx.db"));
         Self { program, receiver, agent: None }
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let mut command = self.program.command(&["run"]);
         self.agent = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             let _ = agent.kill();
             let _ = agent.wait();
         }
     }
 
-    async fn run(&self, args: &[&str]) -> Ended {
+    pub async fn run(&self, args: &[&str]) -> Ended {
         // the receiver answers on this runtime meanwhile
         let mut command = self.program.command(args);
         let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output().unwrap()).await.unwrap();
@@ -69,7 +74,7 @@ impl Site {
         ids
     }
 
-    async fn wait_for(&self, what: &str, done: impl AsyncFn(&Self) -> bool) {
+    pub async fn wait_for(&self, what: &str, done: impl AsyncFn(&Self) -> bool) {
         let began = Instant::now();
         while !done(self).await {
             assert!(began.elapsed() < LIMIT, "{what} did not come about within {LIMIT:?}");

@@ -194,7 +194,8 @@ fn a_call_that_passes_its_filter_later_has_its_recordings_sent_and_one_kept_back
             }
             let mut outcome = bench.read(placed(late.clone(), 500), MUCH_LATER);
             if purged {
-                let answer = Batch { reread: bench.settler.wishes().reread, ..batch(placed(late, 700), MUCH_LATER + 1) };
+                let answer =
+                    Batch { reread: bench.settler.wishes().reread, ..batch(placed(late, 700), MUCH_LATER + 1) };
                 outcome = bench.feed(answer);
             }
             assert_eq!(outcome.shipped, 1, "{seen_before} {purged} {outcome:?}");
