@@ -27,6 +27,8 @@ use crate::store::{Store, StoreError, retention};
 const PAGE_BYTES: usize = 4 << 20;
 const PAGE_MIN: usize = 64;
 const PAGE_MAX: usize = 2_000;
+/// Nothing more is sent while so many results wait to be recorded, or two rounds of batches: what a crash now would send again.
+const UNRECORDED: usize = 64;
 /// Counting what waits, expiring what is too old.
 const TICK: Duration = Duration::from_secs(15);
 /// A clock that goes back by less is being adjusted.
@@ -59,7 +61,8 @@ pub(super) struct Dispatcher {
     queue: VecDeque<Ready>,
     sending: usize,
     results: Vec<(i64, Outcome)>,
-    recording: bool,
+    /// How many results are being recorded.
+    recording: Option<usize>,
     claiming: bool,
     ticking: bool,
     /// The sink has just come back: retries planned while it was down are due now.
@@ -111,7 +114,7 @@ impl Dispatcher {
             queue: VecDeque::new(),
             sending: 0,
             results: Vec::new(),
-            recording: false,
+            recording: None,
             claiming: false,
             ticking: false,
             hasten: false,
@@ -196,7 +199,12 @@ impl Dispatcher {
 
     /// Sends from the queue as long as the sink's limits and its health allow.
     fn launch(&mut self) {
-        while self.sending < self.limits.concurrency && self.state_retry.is_none() && !self.queue.is_empty() {
+        let most = (2 * self.limits.concurrency * self.limits.batch).max(UNRECORDED);
+        while self.sending < self.limits.concurrency
+            && self.state_retry.is_none()
+            && self.results.len() + self.recording.unwrap_or_default() < most
+            && !self.queue.is_empty()
+        {
             let probe = match self.health.permit(self.mono()) {
                 Permit::Go => false,
                 Permit::Probe => true,
@@ -258,12 +266,12 @@ impl Dispatcher {
 
     fn record(&mut self) {
         let hasten = self.hasten;
-        if self.recording || self.state_retry.is_some() || (self.results.is_empty() && !hasten) {
+        if self.recording.is_some() || self.state_retry.is_some() || (self.results.is_empty() && !hasten) {
             return;
         }
-        self.recording = true;
         self.hasten = false;
         let outcomes = std::mem::take(&mut self.results);
+        self.recording = Some(outcomes.len());
         let (name, now, snapshot, rows) = (self.name, self.clock.now(), self.health.snapshot(), self.limits.rows);
         let store = self.store.clone();
         let let_go_before = store.let_go_before();
@@ -341,7 +349,7 @@ impl Dispatcher {
                 }
             }
             Ok(Event::Recorded { outcomes, hasten, result }) => {
-                self.recording = false;
+                self.recording = None;
                 match result {
                     // what was recorded may make something due: a newer revision, a tombstone, half a batch
                     Ok(()) => {

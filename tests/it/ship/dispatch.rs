@@ -390,7 +390,8 @@ async fn while_the_state_cannot_be_written_nothing_is_sent_twice_and_little_is_s
     receiver.wait_for(4).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let during = receiver.seen().len();
-    assert!(during <= 12, "{during} sent that could not be recorded");
+    // not more than may wait to be recorded, and what is on its way
+    assert!(during <= 64 + 4, "{during} sent that could not be recorded");
     sql("DROP TRIGGER full").await.expect("trigger");
     state.settled("webhook").await;
     assert_eq!((receiver.seen().len(), state.count("webhook", 1).await), (200, 200), "each once");
