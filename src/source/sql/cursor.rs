@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::IdAudit;
 use super::backend::{Param, Rows};
 use super::engine::Statement;
-use super::gaps::{Gap, Stride, ids_in, in_turn, was_asked};
+use super::gaps::{Gap, RANGES, Stride, fill, ids_in, in_turn, was_asked};
 use super::probe::Shape;
 use super::start::{first, from_time};
 use super::{Found, Visit, read};
@@ -42,6 +42,10 @@ pub struct IdPosition {
     pub trail: Vec<(i64, String)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// Gaps that were counted as missing, the newest last: asked for now and then for another day, since a replica may show
+    /// a row minutes late, and where rows were purged counting them tells nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_up: Vec<Gap>,
     #[serde(default)]
     pub stride: Stride,
 }
@@ -49,6 +53,11 @@ pub struct IdPosition {
 const TRAIL: usize = 8;
 /// Gaps kept at once; the audit looks after what is dropped beyond.
 const GAPS: usize = 4_096;
+/// Gaps given up that are asked for again: as many as one statement takes.
+const GIVEN_UP: usize = RANGES;
+/// And for how long, microseconds.
+const GIVEN_UP_FOR: i64 = 24 * 3_600_000_000;
+
 impl IdPosition {
     /// Stands before `id`, which is the first to be read.
     pub const fn before(id: i64, generation: i64) -> Self {
@@ -60,6 +69,7 @@ impl IdPosition {
             written: None,
             trail: Vec::new(),
             gaps: Vec::new(),
+            given_up: Vec::new(),
             stride: Stride { divisor: 0, run: 0 },
         }
     }
@@ -101,8 +111,12 @@ pub struct IdLane {
     asked: Vec<(i64, i64)>,
     /// When to look again below a cursor that has no row, database time.
     look_again: i64,
+    /// When to ask for what was given up, database time.
+    look_back: i64,
     waiting: bool,
     begin_by_time: bool,
+    /// The last poll left nothing unread: what it finds now was not there then, however old it says to be.
+    live: bool,
     /// The database's clock at the last poll.
     clock: i64,
 }
@@ -117,8 +131,10 @@ impl IdLane {
             recent: VecDeque::new(),
             asked: Vec::new(),
             look_again: i64::MIN,
+            look_back: i64::MIN,
             waiting: false,
             begin_by_time: false,
+            live: false,
             clock: i64::MIN,
         }
     }
@@ -144,7 +160,7 @@ impl IdLane {
     pub async fn poll(&mut self, visit: &mut Visit<'_>, shape: &Shape) -> Result<Found, SourceError> {
         self.pending = None;
         if visit.now < self.clock {
-            self.look_again = i64::MIN;
+            (self.look_again, self.look_back) = (i64::MIN, i64::MIN);
             self.audit.clock_was_set_back();
         }
         self.clock = visit.now;
@@ -171,11 +187,22 @@ impl IdLane {
             return Ok(found);
         };
         self.fill(shape, &mut position, &rows, &mut found);
+        // of a full page the answer ends with its last row
+        let missing = rows.iter().filter(|c| read::lane(c) == MISSING).filter_map(|c| read::id(shape, c));
+        let (count, last) = missing.fold((0, i64::MIN), |(n, last), id| (n + 1, last.max(id)));
+        if count >= visit.page {
+            self.asked.retain(|(_, end)| *end <= last);
+        }
         // only now: after a pause each missing id is asked for once more
         found.gaps_given_up = expire(&mut position, visit, &self.asked);
         self.take(visit, shape, &mut position, fresh, &mut found);
+        self.live = !found.more;
         if let (false, Some(committed)) = (found.more, &self.position) {
             found.rows.extend(self.audit.run(visit, shape, committed).await?);
+            if !position.given_up.is_empty() && !self.waiting && visit.now >= self.look_back {
+                self.look_back = visit.now.saturating_add(visit.timing.audit_every);
+                look_back(visit, shape, &mut position, &mut found).await?;
+            }
         }
         self.pending = Some(position);
         Ok(found)
@@ -188,16 +215,8 @@ impl IdLane {
         let ranges = in_turn(&position.gaps, self.asked.last().map_or(i64::MIN, |(first, _)| *first));
         if !ranges.is_empty() {
             statement.push("SELECT * FROM (").push(&shape.select(MISSING as u8)).push(" WHERE ");
-            // the outer bounds, so that no plan walks the whole index
-            let (first, last) = ranges.iter().fold((i64::MAX, i64::MIN), |(f, l), r| (f.min(r.0), l.max(r.1)));
-            statement.push(id).push(" BETWEEN ").bind(Param::Int(first)).push(" AND ").bind(Param::Int(last));
-            statement.push(" AND (");
-            for i in 0..ranges.len().next_power_of_two() {
-                let (first, last) = ranges[i.min(ranges.len() - 1)];
-                statement.push(if i > 0 { " OR " } else { "" }).push(id).push(" BETWEEN ");
-                statement.bind(Param::Int(first)).push(" AND ").bind(Param::Int(last));
-            }
-            statement.push(&format!(") ORDER BY {id} LIMIT {}) missing_ UNION ALL SELECT * FROM (", visit.page));
+            in_ranges(&mut statement, id, &ranges);
+            statement.push(&format!(" ORDER BY {id} LIMIT {}) missing_ UNION ALL SELECT * FROM (", visit.page));
         }
         statement.push(&shape.select(FORWARD as u8)).push(" WHERE ").push(id);
         let (from, extra) = if position.row.is_some() { (" >= ", 1) } else { (" > ", 0) };
@@ -296,6 +315,7 @@ impl IdLane {
         self.recent.clear();
         self.audit = IdAudit::default();
         self.waiting = false;
+        self.live = false;
         Ok(())
     }
 
@@ -303,13 +323,8 @@ impl IdLane {
     fn fill(&self, shape: &Shape, position: &mut IdPosition, rows: &Rows, found: &mut Found) {
         for cells in rows.iter().filter(|c| read::lane(c) == MISSING) {
             let Some(id) = read::id(shape, cells) else { continue };
-            let Some(at) = position.gaps.iter().position(|g| (g.first..=g.last).contains(&id)) else { continue };
-            let gap = position.gaps.swap_remove(at);
-            if gap.first < id {
-                position.gaps.push(Gap { last: id - 1, ..gap });
-            }
-            if id < gap.last {
-                position.gaps.push(Gap { first: id + 1, ..gap });
+            if !fill(&mut position.gaps, id) {
+                continue;
             }
             found.add(read::row(shape, cells), position.generation, id);
         }
@@ -346,7 +361,7 @@ impl IdLane {
                 }
                 self.recent.clear();
             }
-            if difference > position.stride.step() && !is_history(visit, written) {
+            if difference > position.stride.step() && (self.live || !is_history(visit, written)) {
                 let (first, last) = (position.id + 1, id - 1);
                 position.gaps.push(Gap { first, last, since: visit.now, quiet: !known });
             }
@@ -424,7 +439,44 @@ fn mark_of_row(row: &Result<Row, crate::source::Quarantined>) -> String {
     }
 }
 
-/// A gap among rows this old is a deleted row, not one on its way.
+/// `id` lies in one of these ranges. The outer bounds too, so that no plan walks the whole index; and few different
+/// statements, which servers prepare.
+fn in_ranges(statement: &mut Statement, id: &str, ranges: &[(i64, i64)]) {
+    let (first, last) = ranges.iter().fold((i64::MAX, i64::MIN), |(f, l), r| (f.min(r.0), l.max(r.1)));
+    statement.push(id).push(" BETWEEN ").bind(Param::Int(first)).push(" AND ").bind(Param::Int(last));
+    statement.push(" AND (");
+    for i in 0..ranges.len().next_power_of_two() {
+        let (first, last) = ranges[i.min(ranges.len() - 1)];
+        statement.push(if i > 0 { " OR " } else { "" }).push(id).push(" BETWEEN ");
+        statement.bind(Param::Int(first)).push(" AND ").bind(Param::Int(last));
+    }
+    statement.push(")");
+}
+
+/// Asks once more for what was given up.
+async fn look_back(
+    visit: &mut Visit<'_>,
+    shape: &Shape,
+    position: &mut IdPosition,
+    found: &mut Found,
+) -> Result<(), SourceError> {
+    let Some(id) = &shape.id else { return Ok(()) };
+    let ranges = in_turn(&position.given_up, i64::MIN);
+    let mut statement = Statement::new(shape.engine);
+    statement.push(&shape.select(MISSING as u8)).push(" WHERE ");
+    in_ranges(&mut statement, id, &ranges);
+    statement.push(&format!(" ORDER BY {id} LIMIT {}", visit.page));
+    for cells in visit.select(&statement).await?.iter() {
+        let Some(id) = read::id(shape, cells).filter(|id| fill(&mut position.given_up, *id)) else { continue };
+        found.add(read::row(shape, cells), position.generation, id);
+        if let Some(row) = found.rows.last_mut() {
+            row.by_audit = row.by_audit || matches!(row.place, Place::Id(at) if at == id);
+        }
+    }
+    Ok(())
+}
+
+/// A gap among rows this old, read while catching up, is a deleted row, not one on its way.
 fn is_history(visit: &Visit<'_>, written: Option<RowTime>) -> bool {
     let horizon = Timestamp::from_micros(visit.now.saturating_sub(visit.timing.renew_cel));
     written.is_some_and(|time| !visit.at_least(time, horizon))
@@ -435,15 +487,20 @@ fn expire(position: &mut IdPosition, visit: &Visit<'_>, asked: &[(i64, i64)]) ->
     let horizon = visit.now.saturating_sub(visit.timing.gap_watch);
     let mut given_up = 0;
     let stride = position.stride;
-    position.gaps.retain_mut(|gap| {
+    let IdPosition { gaps, given_up: kept, .. } = position;
+    gaps.retain_mut(|gap| {
         // the clock may have been set back
         gap.since = gap.since.min(visit.now);
         let keep = gap.since >= horizon || !was_asked(asked, gap);
         if !keep {
             given_up += ids_in(gap, stride);
+            kept.push(*gap);
         }
         keep
     });
+    let long_ago = visit.now.saturating_sub(GIVEN_UP_FOR);
+    kept.retain(|gap| gap.since >= long_ago);
+    kept.drain(..kept.len().saturating_sub(GIVEN_UP));
     given_up
 }
 

@@ -26,7 +26,7 @@ const STRIDE_TRUST: u32 = 256;
 /// A run is judged anew after this many, so that a step that begins later is learned too.
 const STRIDE_MEMORY: u32 = 8_192;
 /// Gaps asked for in one statement.
-const RANGES: usize = 256;
+pub const RANGES: usize = 256;
 
 impl Stride {
     /// The step to expect.
@@ -80,6 +80,19 @@ pub fn in_turn(gaps: &[Gap], after: i64) -> Vec<(i64, i64)> {
         ranges.truncate(RANGES);
     }
     ranges
+}
+
+/// Takes one id out of the gaps. `false`: it lies in none.
+pub fn fill(gaps: &mut Vec<Gap>, id: i64) -> bool {
+    let Some(at) = gaps.iter().position(|g| (g.first..=g.last).contains(&id)) else { return false };
+    let gap = gaps.swap_remove(at);
+    if gap.first < id {
+        gaps.push(Gap { last: id - 1, ..gap });
+    }
+    if id < gap.last {
+        gaps.push(Gap { first: id + 1, ..gap });
+    }
+    true
 }
 
 /// Whether a gap lies within what was asked for.

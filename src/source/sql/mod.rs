@@ -60,7 +60,8 @@ pub struct Timing {
     pub tip_reach: i64,
     pub audit_every: i64,
     pub audit_reach: i64,
-    /// A difference is looked at again after this before it is believed.
+    /// A difference is looked at again after this before it is believed: longer than missing ids are asked for and than
+    /// the near past takes to be walked over twice.
     pub audit_confirm: i64,
     /// How long before `START_FROM` reading begins, so that calls in progress are whole.
     pub start_margin: i64,
@@ -90,7 +91,7 @@ impl Default for Timing {
             tip_reach: 10 * SECOND,
             audit_every: 300 * SECOND,
             audit_reach: 26 * HOUR,
-            audit_confirm: 15 * SECOND,
+            audit_confirm: 75 * SECOND,
             start_margin: 4 * HOUR,
             renew_cel: 600 * SECOND,
             renew_cdr: 26 * HOUR,
