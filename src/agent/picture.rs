@@ -421,6 +421,16 @@ impl Picture {
         self.looked_at(group, None);
     }
 
+    /// A call of this group has to be read from the PBX again whole before anything is made of it.
+    pub fn read_again(&mut self, group: GroupId, linkedids: Vec<CompactString>) {
+        let Some(open) = self.groups.get_mut(&group) else { return };
+        open.end = None;
+        open.reread = Reread::Waits(linkedids.into_iter().collect());
+        let old = open.due.take();
+        self.unschedule(group, old);
+        self.rereading.insert(group);
+    }
+
     /// Something came for this group: it is looked at, but not sooner than `pause` after it was told last.
     pub fn news(&mut self, group: GroupId, pause: i64) {
         let Some(open) = self.groups.get_mut(&group) else { return };

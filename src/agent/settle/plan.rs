@@ -10,6 +10,7 @@ use super::{Outcome, Settler, Wanted};
 use crate::agent::compose::{self, Built, Frame, Stage};
 use crate::agent::judge::{End, end_of};
 use crate::agent::marks::Marked;
+use crate::agent::picture::Reread;
 use crate::call::{Row, Timestamp};
 use crate::correlate::completion::Progress;
 use crate::correlate::group::{GroupId, partition};
@@ -82,7 +83,7 @@ impl Plan {
 
 impl Settler {
     /// Reads what memory does not hold of these groups.
-    pub(super) fn fetch(&self, groups: &[GroupId]) -> Result<Vec<Fetched>> {
+    pub(super) fn fetch(&mut self, groups: &[GroupId]) -> Result<Vec<Fetched>> {
         let mut fetched = Vec::with_capacity(groups.len());
         let mut missing: Vec<(usize, Vec<i64>, Vec<i64>)> = Vec::new();
         for group in groups {
@@ -108,25 +109,41 @@ impl Settler {
             let mut found = Vec::with_capacity(missing.len());
             for (at, seqs, calls) in missing {
                 let rows: Vec<HeldRow> = journal::rows(conn, &seqs)?.into_iter().map(|r| r.held).collect();
-                let (mut folded, mut entries) = (Vec::new(), Vec::new());
+                let (mut folded, mut entries, mut let_go) = (Vec::new(), Vec::new(), Vec::new());
                 for call in calls {
-                    folded.extend(ledger::folded(conn, call)?.unwrap_or_default());
-                    entries.extend(ledger::entry(conn, call)?);
+                    let entry = ledger::entry(conn, call)?;
+                    match ledger::folded(conn, call)? {
+                        Some(own) => folded.extend(own),
+                        None if entry.as_ref().is_some_and(|e| e.state.is_settled() && !e.frozen) => {
+                            let keys = ledger::keys(conn, call)?.into_iter();
+                            let_go.extend(keys.filter(|k| k.linkedid).map(|k| k.text));
+                        }
+                        None => {}
+                    }
+                    entries.extend(entry);
                 }
-                found.push((at, rows, folded, entries));
+                found.push((at, rows, folded, entries, let_go));
             }
             Ok(found)
         })?;
-        for (at, mut rows, folded, entries) in found {
+        let mut read_again = BTreeSet::new();
+        for (at, mut rows, folded, entries, let_go) in found {
             let Some(one) = fetched.get_mut(at) else { continue };
             one.rows.append(&mut rows);
+            let Some(open) = self.picture.get(one.group) else { continue };
             // one that was asked for was read whole: what the PBX says of it now counts, unless it has let rows go
-            let wanted = self.picture.get(one.group).is_some_and(|open| open.wanted != Wanted::No);
+            let wanted = open.wanted != Wanted::No;
+            if !let_go.is_empty() && !wanted && open.reread == Reread::No {
+                // its rows were there when this group was opened, and were let go since: of a part nothing is built
+                self.picture.read_again(one.group, let_go);
+                read_again.insert(one.group);
+            }
             if !wanted || one.rows.len() < folded.len() {
                 one.rows.extend(folded);
             }
             one.entries = entries;
         }
+        fetched.retain(|one| !read_again.contains(&one.group));
         Ok(fetched)
     }
 

@@ -128,6 +128,26 @@ fn a_late_event_of_a_call_whose_rows_are_gone_has_it_read_again_whole() {
     }
 }
 
+#[test]
+fn rows_let_go_while_their_call_is_open_again_are_read_again() {
+    let mut bench = Bench::new();
+    let all = placed(call_cel(1, 0, 30), 1);
+    bench.read(all.clone(), MUCH_LATER);
+    let (a, _) = ids(1, 0);
+    let late = placed([event(CelEvent::Other("VENDOR".into()), EPOCH + 5, &a, &a, "PJSIP/1001-00000001")], 900);
+    // the call is opened with the rows the state has; before it is built they are let go
+    bench.feed(Batch { caught_up: false, ..batch(late.clone(), MUCH_LATER) });
+    assert!(bench.settler.wishes().reread.is_empty());
+    bench.let_go();
+    bench.read(Vec::new(), MUCH_LATER + 600);
+    assert!(bench.documents().is_empty(), "never a fragment");
+    assert_eq!(bench.settler.wishes().reread, std::slice::from_ref(&a));
+    let rows = all.into_iter().chain(late).collect();
+    let outcome = bench.feed(Batch { reread: vec![a], ..batch(rows, MUCH_LATER + 601) });
+    assert_eq!((outcome.revised, outcome.unchanged, outcome.dropped_rows), (0, 1, 0));
+    bench.assert_settled();
+}
+
 /// An event of the second call's channel that carries the first call's linkedid.
 fn tie(first: (i64, i64), second: (i64, i64), second_number: i64) -> Vec<PlacedRow> {
     let (a, _) = ids(first.0, first.1);
