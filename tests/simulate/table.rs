@@ -91,6 +91,8 @@ pub struct Tables {
     pub shown: usize,
     /// (table, id) → (row, since when it is seen).
     pub present: BTreeMap<(Table, i64), (usize, i64)>,
+    /// When each row was seen first.
+    pub first_shown: HashMap<usize, i64>,
 }
 
 impl Tables {
@@ -111,7 +113,7 @@ impl Tables {
         if !cdr_ids {
             conn.execute_batch(&format!("CREATE VIEW cdr AS SELECT {named} FROM cdr_rows")).expect("a view");
         }
-        Self { conn, path, log: Vec::new(), shown: 0, present: BTreeMap::new() }
+        Self { conn, path, log: Vec::new(), shown: 0, present: BTreeMap::new(), first_shown: HashMap::new() }
     }
 
     fn name(&self, table: Table) -> &'static str {
@@ -143,6 +145,7 @@ impl Tables {
                     let mut insert = self.conn.prepare_cached(&sql).expect("an insert");
                     insert.execute(params_from_iter(values)).expect("a new id");
                     self.present.insert((*table, *id), (*row, now));
+                    self.first_shown.entry(*row).or_insert(now);
                 }
                 Change::Purge { table, ids } => {
                     for id in ids {

@@ -86,6 +86,8 @@ pub struct World {
     call_of: BTreeMap<String, usize>,
     /// Rows nobody could read: they went before.
     pub unreadable: BTreeSet<String>,
+    /// Rows that are gone from the PBX, also where a replica does not show it yet.
+    gone: BTreeSet<String>,
     /// Calls of which rows are gone from the PBX.
     pub purged: BTreeSet<usize>,
     /// Calls of which an earlier state knew rows that are gone.
@@ -149,6 +151,7 @@ impl World {
             batches: 0,
             call_of: BTreeMap::new(),
             unreadable: BTreeSet::new(),
+            gone: BTreeSet::new(),
             purged: BTreeSet::new(),
             half_known: BTreeSet::new(),
             seen_to: 0,
@@ -314,6 +317,12 @@ impl World {
             Event::Commit(row, id) => {
                 let table = self.rows[row].table;
                 let id = id.unwrap_or_else(|| next(table));
+                let (call, late) = (self.rows[row].call, (at - self.rows[row].reserved) / 1_000);
+                self.trace.push(format!(
+                    "{:>11.3}  {table:?} {id} of call {call} is committed {late} ms late: {}",
+                    (at - BEGIN) as f64 / 1e6,
+                    self.rows[row].sign
+                ));
                 self.log(at, Change::Insert { table, id, row });
             }
         }
@@ -328,8 +337,9 @@ impl World {
         let (sign, call) = (self.rows[row].sign.clone(), self.rows[row].call);
         self.purged.insert(call);
         if !self.signs.contains(&sign) {
-            self.unreadable.insert(sign);
+            self.unreadable.insert(sign.clone());
         }
+        self.gone.insert(sign);
     }
 
     /// Something that befalls the PBX's database.
@@ -431,16 +441,19 @@ impl World {
         }
     }
 
-    /// Records without a number that come later than the near past is looked at have only the audit.
+    /// What only the audit can find: rows that are seen long after their neighbours, and records without a number that come
+    /// later than the near past is looked at.
     fn may_be_missed(&self, sign: &str) -> bool {
-        let written = |row: &&Written| row.sign == sign && row.table == Table::Cdr;
-        !self.plan.cdr_ids && self.rows.iter().filter(written).any(|r| r.committed - r.happened > 800 * SECOND)
+        self.rows.iter().enumerate().filter(|(_, row)| row.sign == sign).any(|(n, row)| {
+            let Some(shown) = self.tables.first_shown.get(&n) else { return false };
+            let by_time = row.table == Table::Cdr && !self.plan.cdr_ids;
+            if by_time { shown - row.happened > 800 * SECOND } else { shown - row.reserved > 55 * SECOND }
+        })
     }
 
     /// The state is lost: what it knew, nobody knows.
     pub fn lose_state(&mut self) {
-        let present: BTreeSet<&String> = self.tables.present.values().map(|(row, _)| &self.rows[*row].sign).collect();
-        let gone: Vec<String> = self.signs.iter().filter(|s| !present.contains(*s)).cloned().collect();
+        let gone: Vec<String> = self.signs.intersection(&self.gone).cloned().collect();
         for sign in gone {
             self.half_known.insert(self.call_of[&sign]);
             self.unreadable.insert(sign);
