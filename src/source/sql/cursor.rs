@@ -156,9 +156,13 @@ impl IdLane {
         }
     }
 
+    /// What was found and not stored counts as not found.
+    pub fn forget(&mut self) {
+        self.pending = None;
+    }
+
     /// Reads what is new.
     pub async fn poll(&mut self, visit: &mut Visit<'_>, shape: &Shape) -> Result<Found, SourceError> {
-        self.pending = None;
         if visit.now < self.clock {
             (self.look_again, self.look_back) = (i64::MIN, i64::MIN);
             self.audit.clock_was_set_back();

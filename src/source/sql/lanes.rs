@@ -148,10 +148,14 @@ impl TimeLane {
         PlacedRow { generation: self.generation(), place: places.place(&row), row, by_audit: false }
     }
 
-    /// Asks the lanes that are due, in one statement.
-    pub async fn poll(&mut self, visit: &mut Visit<'_>, shape: &Shape, wishes: &Wishes) -> Result<Found, SourceError> {
+    /// What was found and not stored counts as not found.
+    pub fn forget(&mut self) {
         self.pending = None;
         self.unstored.clear();
+    }
+
+    /// Asks the lanes that are due, in one statement.
+    pub async fn poll(&mut self, visit: &mut Visit<'_>, shape: &Shape, wishes: &Wishes) -> Result<Found, SourceError> {
         if visit.now < self.clock {
             // the database's clock was set back: what was put off until a moment of the old one would wait too long
             (self.next_walk, self.next_near, self.next_targeted) = (i64::MIN, i64::MIN, i64::MIN);

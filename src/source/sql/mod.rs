@@ -384,6 +384,14 @@ impl SqlSource {
             // the clock
             statements: 1,
         };
+        // what a poll found that failed in the end is found again, also by a lane that has to wait this time
+        for reader in &mut self.readers {
+            match &mut reader.lane {
+                Some(Lane::Id(lane)) => lane.forget(),
+                Some(Lane::Time(lane)) => lane.forget(),
+                None => {}
+            }
+        }
         let waits = ahead(&self.readers, visit.zone.as_ref());
         for (n, reader) in self.readers.iter_mut().enumerate() {
             let (Some(lane), Some(shape)) = (&mut reader.lane, &reader.shape) else { continue };
