@@ -343,6 +343,7 @@ pub async fn live(world: &mut World) -> Result<End> {
         }
     }
     agent.fuse.store(-1, Ordering::Relaxed);
+    world.calm();
     world.tell("all is written".to_owned());
     let calm: Vec<i64> =
         [vec![SECOND; 20], vec![15 * SECOND; 60], vec![120 * SECOND; 20], vec![1_800 * SECOND; 54]].concat();

@@ -1,7 +1,7 @@
 //! The model database: what the PBX wrote becomes rows of a SQLite file, through a replica that may lag, stop, or be
 //! swapped for one that is behind; and the file seen through a backend whose clock is the simulation's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -91,7 +91,7 @@ pub struct Tables {
     pub shown: usize,
     /// (table, id) → (row, since when it is seen).
     pub present: BTreeMap<(Table, i64), (usize, i64)>,
-    /// When each row was seen first.
+    /// Since when each row can be seen, or could before it was removed.
     pub first_shown: HashMap<usize, i64>,
 }
 
@@ -176,6 +176,8 @@ impl Tables {
         for (key, value) in &mut self.present {
             value.1 = seen.get(key).copied().unwrap_or(value.1);
         }
+        let still: BTreeSet<usize> = self.present.values().map(|(row, _)| *row).collect();
+        self.first_shown.retain(|row, _| still.contains(row));
     }
 }
 

@@ -96,6 +96,8 @@ async fn a_lost_state_ships_the_same_calls_under_the_same_ids() {
     let first = scene.receiver.received.upserted();
     scene.agent.kill();
     fs::remove_dir_all(scene.agent.dir.path().join("state")).expect("the state is lost");
+    // revisions begin with the second a state was created in: not the one of the state that was lost
+    tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
     let made = scene.make(20);
     put(&mut scene.database, &made).await;
     scene.written.extend(made);
