@@ -85,7 +85,7 @@ impl Open {
         match self.reread {
             Reread::Waits(_) => return (None, None),
             Reread::Done => return (Some(End::Reread), None),
-            Reread::No => {}
+            Reread::No | Reread::Whole => {}
         }
         let nailed = self.progress.has_nailed_up();
         if self.rows.len() > policy.rows_max.saturating_mul(if nailed { NAILED_CALLS } else { 1 }) {

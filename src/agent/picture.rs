@@ -39,6 +39,8 @@ pub enum Reread {
     /// These linkedids are asked for and not answered yet.
     Waits(BTreeSet<CompactString>),
     Done,
+    /// They were, and it is not over: it goes the way of any other that is up.
+    Whole,
 }
 
 /// One open group.
@@ -170,7 +172,8 @@ impl Picture {
                 }
                 (Reread::Waits(a), _) | (_, Reread::Waits(a)) => Reread::Waits(a),
                 (Reread::Done, _) | (_, Reread::Done) => Reread::Done,
-                (Reread::No, Reread::No) => Reread::No,
+                (Reread::Whole, Reread::Whole) => Reread::Whole,
+                _ => Reread::No,
             };
             if matches!(open.reread, Reread::Waits(_)) {
                 self.rereading.insert(group);
@@ -267,7 +270,7 @@ impl Picture {
                 let linkedids = call.keys.iter().filter(|k| k.linkedid).map(|k| k.text.clone());
                 match &mut open.reread {
                     Reread::Waits(waits) => waits.extend(linkedids),
-                    Reread::No | Reread::Done => open.reread = Reread::Waits(linkedids.collect()),
+                    _ => open.reread = Reread::Waits(linkedids.collect()),
                 }
                 self.rereading.insert(group);
             }
@@ -429,6 +432,14 @@ impl Picture {
         let old = open.due.take();
         self.unschedule(group, old);
         self.rereading.insert(group);
+    }
+
+    /// A call that was read again whole is not over.
+    pub fn goes_on(&mut self, group: GroupId) {
+        let Some(open) = self.groups.get_mut(&group) else { return };
+        open.end = None;
+        open.reread = Reread::Whole;
+        self.ready.remove(&group);
     }
 
     /// Something came for this group: it is looked at, but not sooner than `pause` after it was told last.

@@ -11,7 +11,7 @@ use crate::agent::compose::{self, Built, Frame, Stage};
 use crate::agent::judge::{End, end_of};
 use crate::agent::marks::Marked;
 use crate::agent::picture::Reread;
-use crate::call::{Row, Timestamp};
+use crate::call::{CallState, Row, Timestamp};
 use crate::correlate::completion::Progress;
 use crate::correlate::group::{GroupId, partition};
 use crate::correlate::{Zone, ids};
@@ -133,8 +133,9 @@ impl Settler {
             let Some(open) = self.picture.get(one.group) else { continue };
             // one that was asked for was read whole: what the PBX says of it now counts, unless it has let rows go
             let wanted = open.wanted != Wanted::No;
-            if !let_go.is_empty() && !wanted && open.reread == Reread::No {
-                // its rows were there when this group was opened, and were let go since: of a part nothing is built
+            if !let_go.is_empty() && !wanted && open.reread == Reread::No && !open.progress.has_nailed_up() {
+                // its rows were there when this group was opened, and were let go since: of a part nothing is built.
+                // (Those of a nailed-up line are in the journal as well.)
                 self.picture.read_again(one.group, let_go);
                 read_again.insert(one.group);
             }
@@ -197,6 +198,12 @@ impl Settler {
             self.set_aside(group, &keys, plan);
             return Ok(());
         };
+        if end == End::Reread && built.content.state == CallState::InProgress {
+            // it has not ended: it waits for its end as any other, or for its time
+            self.picture.goes_on(group);
+            self.picture.judge(group, &self.setup.policy, &self.book, self.horizon);
+            return Ok(());
+        }
         plan.calls.push(Planned { group, built, entries, stage, part: false, wanted });
         plan.done.push(group);
         Ok(())

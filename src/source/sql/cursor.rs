@@ -260,7 +260,6 @@ impl IdLane {
             return Ok(Some(forward));
         }
         // the row has gone: what lies below tells why
-        self.look_again = visit.now.saturating_add(visit.timing.look_again);
         let Some(id) = &shape.id else { return Ok(Some(forward)) };
         let mut statement = Statement::new(shape.engine);
         statement.push(&shape.select(FORWARD as u8)).push(" WHERE ").push(id).push(" < ").bind(Param::Int(position.id));
@@ -282,6 +281,7 @@ impl IdLane {
                 .await?;
             return Ok(None);
         }
+        self.look_again = visit.now.saturating_add(visit.timing.look_again);
         if forward.is_empty() {
             if !self.waiting {
                 tracing::warn!(
