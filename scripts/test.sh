@@ -9,6 +9,7 @@ scripts/lint.sh
 
 printf '\n== tests\n'
 export REQUIRE_DATABASES=1
+export SIM_SEEDS="${SIM_SEEDS:-200}"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 status=0

@@ -155,10 +155,12 @@ fn was_so_once(world: &World, call: &Expected, got: &Value) -> bool {
     }
     let own: Vec<&HeldRow> = world.held.iter().filter(|h| h.call == call.number).collect();
     let batches: BTreeSet<u64> = own.iter().map(|h| h.batch).collect();
-    batches.into_iter().any(|last| {
-        let some: Vec<HeldRow> = own.iter().filter(|h| h.batch <= last).map(|h| (*h).clone()).collect();
+    let is = |part: &dyn Fn(u64) -> bool| {
+        let some: Vec<HeldRow> = own.iter().filter(|h| part(h.batch)).map(|h| (*h).clone()).collect();
         expected(world, &some).iter().any(|e| e.content == *got)
-    })
+    };
+    // or of what came after, where that is more than was known before
+    batches.into_iter().any(|cut| is(&|batch| batch <= cut) || is(&|batch| batch >= cut))
 }
 
 fn differences(expected: &Value, got: &Value) -> String {
