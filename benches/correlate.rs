@@ -113,10 +113,12 @@ const UP_AT_A_TIME: usize = 50;
 /// Rows that a source reads at a time.
 const WINDOW: usize = 2_000;
 
-/// Calls of these shapes without end. Rows are made as they are asked for: what a source reads is memory just written,
-/// and gone once its call is shipped.
+/// Calls of these shapes, whole ones, until there are so many rows. Rows are made as they are asked for: what a source
+/// reads is memory just written, and gone once its call is shipped.
 struct Traffic<'a> {
     shapes: &'a [Vec<Row>],
+    /// Rows of calls that are still to begin.
+    to_begin: usize,
     /// Calls that are up: the shape and how far it has come, with its distance in time.
     up: Vec<(std::slice::Iter<'a, Row>, i64)>,
     /// How many calls have begun.
@@ -125,28 +127,30 @@ struct Traffic<'a> {
 }
 
 impl<'a> Traffic<'a> {
-    fn new(shapes: &'a [Vec<Row>]) -> Self {
-        Self { shapes, up: Vec::new(), begun: 0, turn: 0 }
+    fn new(shapes: &'a [Vec<Row>], rows: usize) -> Self {
+        Self { shapes, to_begin: rows, up: Vec::new(), begun: 0, turn: 0 }
     }
 
     /// Of the calls that are up each in its turn; a new one begins where one has ended.
-    fn row(&mut self) -> Row {
+    fn row(&mut self) -> Option<Row> {
         loop {
-            if self.up.len() < UP_AT_A_TIME {
-                self.up.push((self.shapes[self.begun % self.shapes.len()].iter(), self.begun as i64));
+            if self.up.len() < UP_AT_A_TIME && self.to_begin > 0 {
+                let shape = &self.shapes[self.begun % self.shapes.len()];
+                self.up.push((shape.iter(), self.begun as i64));
                 self.begun += 1;
+                self.to_begin = self.to_begin.saturating_sub(shape.len());
             }
-            self.turn = (self.turn + 1) % self.up.len();
+            self.turn = (self.turn + 1).checked_rem(self.up.len())?;
             let (rows, shift) = &mut self.up[self.turn];
             match rows.next() {
-                Some(row) => return later(row, *shift, *shift as u64 * 1_000),
+                Some(row) => return Some(later(row, *shift, *shift as u64 * 1_000)),
                 None => drop(self.up.swap_remove(self.turn)),
             }
         }
     }
 
     fn window(&mut self, rows: usize) -> Vec<Row> {
-        (0..rows).map(|_| self.row()).collect()
+        (0..rows).map_while(|_| self.row()).collect()
     }
 }
 
@@ -186,14 +190,16 @@ impl Feed {
     }
 }
 
-/// The time it takes to feed `count` rows, without that of making them; and how many calls came out.
+/// The time it takes to feed calls of `count` rows, without that of making them; and how many calls came out.
 fn feed(shapes: &[Vec<Row>], count: usize, rules: &Rules) -> (Duration, usize) {
-    let mut traffic = Traffic::new(shapes);
+    let mut traffic = Traffic::new(shapes, count);
     let mut feed = Feed::default();
-    let (mut took, mut left) = (Duration::ZERO, count);
-    while left > 0 {
-        let window = traffic.window(left.min(WINDOW));
-        left -= window.len();
+    let mut took = Duration::ZERO;
+    loop {
+        let window = traffic.window(WINDOW);
+        if window.is_empty() {
+            break;
+        }
         let begun = Instant::now();
         feed.take(window, rules);
         took += begun.elapsed();
