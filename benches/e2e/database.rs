@@ -168,8 +168,9 @@ impl Database {
 
     /// The server's number of the agent's connection.
     pub async fn agents_connection(&mut self) -> Option<u64> {
-        let sql =
-            format!("SELECT id FROM information_schema.PROCESSLIST WHERE user = '{USER}' ORDER BY id DESC LIMIT 1");
+        let sql = format!(
+            "SELECT CAST(id AS UNSIGNED) FROM information_schema.PROCESSLIST WHERE user = '{USER}' ORDER BY id DESC LIMIT 1"
+        );
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_optional(&mut self.connection).await.ok().flatten()
     }
 }
