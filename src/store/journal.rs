@@ -37,9 +37,11 @@ pub fn append(
     now: Timestamp,
 ) -> Result<Vec<Option<i64>>> {
     let mut insert = conn.prepare_cached(
-        "INSERT INTO journal (tbl, generation, place, body, arrived_at) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT DO NOTHING",
+        "INSERT INTO journal (seq, tbl, generation, place, body, arrived_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (tbl, generation, place) DO NOTHING",
     )?;
+    let first = meta::journal_next(conn)?;
+    let mut next = first;
     let mut body = Vec::with_capacity(1_024);
     let mut blocks: BTreeMap<(i64, i64, i64), i64> = BTreeMap::new();
     let mut seqs = Vec::with_capacity(batch.rows.len());
@@ -77,17 +79,21 @@ pub fn append(
         body.clear();
         write_body(&mut body, &placed.row)?;
         let text = std::str::from_utf8(&body).map_err(|e| StoreError::Content(e.to_string()))?;
-        let new = insert.execute(params![tbl, placed.generation, place.as_slice(), text, now.micros()])? > 0;
+        let new = insert.execute(params![next, tbl, placed.generation, place.as_slice(), text, now.micros()])? > 0;
         if !new {
             seqs.push(None);
             continue;
         }
-        seqs.push(Some(conn.last_insert_rowid()));
+        seqs.push(Some(next));
+        next += 1;
         if let Place::Id(id) = placed.place
             && !again
         {
             *blocks.entry((tbl, placed.generation, id.div_euclid(ID_BLOCK))).or_default() += 1;
         }
+    }
+    if next > first {
+        meta::put_journal_next(conn, next)?;
     }
     for ((tbl, generation, block), rows) in blocks {
         conn.prepare_cached(

@@ -11,6 +11,7 @@ const SOURCE_ID: &str = "source_id";
 const CREATED_AT: &str = "created_at";
 const ZONES: &str = "zones";
 const RULES: &str = "rules";
+const JOURNAL_NEXT: &str = "journal_next";
 
 pub fn get(conn: &Connection, key: &str) -> Result<Option<String>> {
     let mut statement = conn.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
@@ -30,10 +31,23 @@ pub fn remove(conn: &Connection, key: &str) -> Result<()> {
     Ok(())
 }
 
-fn micros(conn: &Connection, key: &str) -> Result<Option<Timestamp>> {
+fn number(conn: &Connection, key: &str) -> Result<Option<i64>> {
     let Some(text) = get(conn, key)? else { return Ok(None) };
     let value = text.parse().map_err(|_| StoreError::Content(format!("meta {key} = {text:?} is not a number")))?;
-    Ok(Some(Timestamp::from_micros(value)))
+    Ok(Some(value))
+}
+
+fn micros(conn: &Connection, key: &str) -> Result<Option<Timestamp>> {
+    Ok(number(conn, key)?.map(Timestamp::from_micros))
+}
+
+/// The number of the journal's next row.
+pub(super) fn journal_next(conn: &Connection) -> Result<i64> {
+    Ok(number(conn, JOURNAL_NEXT)?.unwrap_or(1))
+}
+
+pub(super) fn put_journal_next(conn: &Connection, next: i64) -> Result<()> {
+    put(conn, JOURNAL_NEXT, &next.to_string())
 }
 
 /// The source this state belongs to; `None` in a new state.

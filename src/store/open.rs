@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0004_uploads.sql"),
     include_str!("../../migrations/0005_undelivered.sql"),
     include_str!("../../migrations/0006_forgotten.sql"),
+    include_str!("../../migrations/0007_journal_numbers.sql"),
 ];
 
 /// Pages of write-ahead log after which a commit also carries it into the database: 16 MB.
@@ -179,4 +180,50 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<()> {
     tx.pragma_update(None, "user_version", known)?;
     tx.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::call::{CelRow, Row, Timestamp};
+    use crate::source::{Batch, Place, PlacedRow};
+    use crate::store::{Store, journal};
+
+    #[test]
+    fn the_journal_of_an_earlier_version_keeps_its_numbers_and_uses_none_twice() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let conn = Connection::open(dir.path().join(STATE_FILE)).expect("a file");
+        let before = MIGRATIONS.iter().position(|m| m.contains("journal_next")).expect("the migration");
+        MIGRATIONS[..before].iter().for_each(|m| conn.execute_batch(m).expect("a migration"));
+        conn.pragma_update(None, "user_version", before as i64).expect("a version");
+        for id in [1_i64, 2] {
+            conn.execute(
+                "INSERT INTO journal (tbl, generation, place, body, arrived_at) VALUES (0, 1, ?1, '{}', 0)",
+                [(id ^ i64::MIN).to_be_bytes().as_slice()],
+            )
+            .expect("a row");
+        }
+        conn.execute("DELETE FROM journal WHERE seq = 2", []).expect("the newest leaves");
+        drop(conn);
+
+        let store = Store::open(dir.path()).expect("brought up to date");
+        let rows = [1, 3, 4].map(|id| PlacedRow {
+            generation: 1,
+            place: Place::Id(id),
+            row: Row::Cel(Arc::new(CelRow { id: Some(id), ..CelRow::default() })),
+            by_audit: false,
+        });
+        let batch = Batch { rows: rows.to_vec(), ..Batch::default() };
+        let append = |batch: Batch| {
+            store
+                .write_blocking(move |c| journal::append(c, &batch, &HashSet::new(), Timestamp::default()))
+                .expect("append")
+        };
+        assert_eq!(append(batch.clone()), [None, Some(3), Some(4)]);
+        store.write_blocking(|c| journal::remove(c, &mut [3, 4])).expect("they leave");
+        assert_eq!(append(batch), [None, Some(5), Some(6)]);
+    }
 }

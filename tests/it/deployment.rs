@@ -164,7 +164,7 @@ fn the_image_sets_settings_that_exist_and_runs_commands_that_exist() {
     // what the build reads is let through by .dockerignore
     let ignore = fs::read_to_string(root().join(".dockerignore")).unwrap();
     let through: BTreeSet<&str> = ignore.lines().filter_map(|l| l.strip_prefix('!')).collect();
-    for path in ["Cargo.toml", "Cargo.lock", "src", "migrations", "data/demo", "benches"] {
+    for path in ["Cargo.toml", "Cargo.lock", ".cargo", "src", "migrations", "data/demo", "benches"] {
         assert!(through.contains(path), ".dockerignore keeps {path} out");
     }
     for path in through.into_iter().filter(|p| *p != "benches") {
