@@ -3,6 +3,7 @@
 
 use crate::call::{Row, Timestamp};
 use crate::correlate::{Zone, ids};
+use crate::source::Table;
 
 /// Rows younger than this are no history: lanes that look at the present while history is read must not count.
 const HISTORY_MICROS: i64 = 30 * 60 * 1_000_000;
@@ -39,12 +40,14 @@ impl Lanes {
         }
     }
 
-    /// Everything that happened before has been read.
-    pub fn horizon(&self) -> Option<Timestamp> {
+    /// Everything that happened before has been read. Of a table that was read to its end (`read_out`) that is everything
+    /// until `db_now`, however old its last row is: records may have been switched off long ago, or never written.
+    pub fn horizon(&self, read_out: &[Table], db_now: Option<Timestamp>) -> Option<Timestamp> {
+        let reached = |table, seen: Option<Timestamp>| if read_out.contains(&table) { db_now.or(seen) } else { seen };
         let at = match (self.has_cel, self.has_cdr) {
-            (true, true) => self.cel?.min(self.cdr?),
-            (true, false) => self.cel?,
-            (false, true) => self.cdr?,
+            (true, true) => reached(Table::Cel, self.cel)?.min(reached(Table::Cdr, self.cdr)?),
+            (true, false) => reached(Table::Cel, self.cel)?,
+            (false, true) => reached(Table::Cdr, self.cdr)?,
             (false, false) => return None,
         };
         Some(at.plus_micros(-DISORDER_MICROS))

@@ -14,7 +14,7 @@ use crate::observe::Health;
 use crate::ship::Clock;
 use crate::ship::health::{Mode, Snapshot};
 use crate::store::retention::{self, Sweep};
-use crate::store::{Result, Store, journal, outbox};
+use crate::store::{Result, Store, journal, outbox, uploads};
 
 /// Between rounds.
 const ROUND: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub(super) struct Maintenance {
     pub shared: Arc<Shared>,
     pub health: Health,
     pub sinks: Vec<&'static str>,
+    /// What waits for a sink that is not configured any more is given up after this long.
+    pub outage_max_age: Duration,
     pub clock: Clock,
     pub stop: CancellationToken,
     /// Device and inode of the state's file at the first round.
@@ -99,6 +101,8 @@ impl Maintenance {
             self.store.write(|conn| retention::shrink(conn, 2_000)).await?;
         }
         if rounds.count.is_multiple_of(SLOW_ROUNDS) {
+            let age = i64::try_from(self.outage_max_age.as_micros()).unwrap_or(i64::MAX);
+            self.give_up_unwanted(now.plus_micros(-age), now).await?;
             while self.store.write(move |conn| retention::housekeep(conn, now, 1_000)).await? {
                 if self.pause().await {
                     return Ok(());
@@ -113,7 +117,8 @@ impl Maintenance {
     async fn drop_dead(&self, rounds: &mut Rounds) -> Result<()> {
         while self.store.read(retention::used_and_free).await?.0 > self.config.max_size {
             let dropped = self.store.write(|conn| retention::drop_dead(conn, STEP)).await?;
-            if dropped == 0 || self.pause().await {
+            let now = self.clock.now();
+            if dropped == 0 && self.give_up_unwanted(now.plus_micros(1), now).await? == 0 || self.pause().await {
                 break;
             }
             let dropped = u64::try_from(dropped).unwrap_or(0);
@@ -129,6 +134,33 @@ impl Maintenance {
             (rounds.dropped, rounds.told) = (0, Some(Instant::now()));
         }
         Ok(())
+    }
+
+    /// What has waited since before `before` for a sink that is not in SINKS (any more) is given up: nobody will send it,
+    /// and it would keep its calls here for good. How many.
+    async fn give_up_unwanted(&self, before: Timestamp, now: Timestamp) -> Result<usize> {
+        let mut all = 0;
+        for sink in self.store.read(outbox::awaited).await? {
+            if self.sinks.contains(&sink.as_str()) {
+                continue;
+            }
+            let name = sink.clone();
+            let given_up = self
+                .store
+                .write(move |conn| {
+                    outbox::expire(conn, &name, before, now, &format!("given up: {name} is not in SINKS any more"))
+                })
+                .await?;
+            if given_up > 0 {
+                tracing::warn!(sink, deliveries = given_up, "given up, since this sink is not in SINKS any more");
+            }
+            all += given_up;
+        }
+        if !self.sinks.contains(&crate::ship::recordings::NAME) {
+            let why = "given up: RECORDING_UPLOAD_ENABLED is not set any more";
+            all += self.store.write(move |conn| uploads::expire(conn, before, now, why)).await?;
+        }
+        Ok(all)
     }
 
     /// Delivered calls that ended before this moment may go. The nearer the budget, the sooner.

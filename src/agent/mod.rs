@@ -279,6 +279,7 @@ async fn run_on(
             .copied()
             .chain(config.recordings.upload.as_ref().map(|_| crate::ship::recordings::NAME))
             .collect(),
+        outage_max_age: config.delivery.outage_max_age,
         clock: clock.clone(),
         stop: end.clone(),
         file: std::sync::OnceLock::new(),

@@ -70,13 +70,19 @@ impl Settling {
                 }
             };
             let nothing_new = arrived.rows.is_empty() && arrived.caught_up;
+            let caught_up = arrived.caught_up;
             let mut waiting = Some(arrived);
             self.persist(|settler, now| {
                 if let Some(arrived) = waiting.take() {
-                    settler.take(arrived)?;
+                    // its rows are in the journal; what it says besides (the zone, the clock) comes no second time
+                    let again = arrived.without_rows();
+                    settler.take(arrived).inspect_err(|_| waiting = Some(again))?;
                 }
                 settler.settle_all(now)
             })?;
+            if caught_up {
+                self.recovered();
+            }
             self.shared.set_wishes(self.settler.wishes());
             self.idle.send_if_modified(|idle| {
                 let now_idle = nothing_new && !self.settler.waits(GRACE_MAX);
@@ -84,6 +90,13 @@ impl Settling {
             });
         }
         Ok(())
+    }
+
+    fn recovered(&mut self) {
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("calls can be settled again");
+            self.health.state_ok();
+        }
     }
 
     /// Tries until it succeeds; ends with the error when that is of no use, or when told to stop.
@@ -95,10 +108,8 @@ impl Settling {
             match work(&mut self.settler, self.clock.now()) {
                 Ok(outcome) => {
                     // after an error there is nothing to do until the source was asked again: no success yet
-                    if self.failing && outcome.did_something() {
-                        self.failing = false;
-                        tracing::info!("calls can be settled again");
-                        self.health.state_ok();
+                    if outcome.did_something() {
+                        self.recovered();
                     }
                     if outcome.before_start > 0 && !self.before_start_told {
                         self.before_start_told = true;

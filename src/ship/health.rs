@@ -262,7 +262,8 @@ impl Health {
             let error = format!("given up after {}, RETRY_MAX_AGE: {error}", hours(self.config.retry_max_age));
             return Outcome::Dead { error, refused: false };
         }
-        if queued_for > micros(self.config.outage_max_age) {
+        // only of a sink that is down: one that is up again gets what waited through a long outage, or through the agent's
+        if !self.is_up() && queued_for > micros(self.config.outage_max_age) {
             return Outcome::Dead { error: format!("{}: {error}", self.outage_text()), refused: false };
         }
         Outcome::Retry { due_at, age, tried_up: up, error: error.to_owned() }

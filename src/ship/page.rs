@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::health::Member;
-use super::{Batch, Frozen, Item, Limits, Sink};
+use super::{Batch, Frozen, Item, Limits, RenderError, Sink};
 use crate::call::Timestamp;
 use crate::store::outbox::{self, Claim, Due, Outcome, Page};
 use crate::store::{Store, StoreError};
@@ -59,7 +59,7 @@ pub(super) async fn claim_page(
     }
     let mut batches = into_batches(items, limits);
     // what cannot be rendered is taken out of the queue like anything else, until its end is recorded
-    let alone = |(delivery, _): &(i64, String)| vec![Claim { delivery: *delivery, body: None, batch: None }];
+    let alone = |f: &Failed| vec![Claim { delivery: f.delivery, key: f.key.clone(), body: None, batch: None }];
     let claims: Vec<Vec<Claim>> = batches.iter_mut().map(|b| std::mem::take(&mut b.claims)).collect();
     let claims: Vec<Vec<Claim>> = claims.into_iter().chain(failed.iter().map(alone)).collect();
     let mut claimed =
@@ -67,7 +67,7 @@ pub(super) async fn claim_page(
     let failed_claimed = claimed.split_off(batches.len());
     let ready = batches.into_iter().zip(claimed).filter(|(_, whole)| *whole).map(|(batch, _)| batch.ready).collect();
     let mut unreadable = Vec::new();
-    for ((delivery, error), _) in failed.into_iter().zip(failed_claimed).filter(|(_, claimed)| *claimed) {
+    for (Failed { delivery, error, .. }, _) in failed.into_iter().zip(failed_claimed).filter(|(_, claimed)| *claimed) {
         tracing::error!(sink = name, delivery, error = %error, "a call went to the dead letters");
         unreadable.push((delivery, Outcome::Dead { error, refused: false }));
     }
@@ -82,7 +82,14 @@ struct Rendered {
     batch: Option<String>,
 }
 
-fn rendered(sink: &dyn Sink, due: Due, now: Timestamp) -> Result<Rendered, (i64, String)> {
+/// What a sink cannot render.
+struct Failed {
+    delivery: i64,
+    key: String,
+    error: String,
+}
+
+fn rendered(sink: &dyn Sink, due: Due, now: Timestamp) -> Result<Rendered, Failed> {
     let key = due.key();
     let (body, fresh) = match due.body {
         Some(frozen) => (frozen, None),
@@ -94,7 +101,8 @@ fn rendered(sink: &dyn Sink, due: Due, now: Timestamp) -> Result<Rendered, (i64,
                 rows: due.rows.as_deref(),
                 now,
             };
-            match sink.render(&document).map_err(|e| (due.delivery, e.to_string()))? {
+            let failed = |e: RenderError| Failed { delivery: due.delivery, key: key.clone(), error: e.to_string() };
+            match sink.render(&document).map_err(failed)? {
                 Some(own) => (own.clone(), Some(own)),
                 None => (due.document.into_bytes(), None),
             }
@@ -163,7 +171,12 @@ fn build(group: Vec<Rendered>, limits: Limits) -> Built {
     let mut items = Vec::with_capacity(group.len());
     for rendered in group {
         let batch = keyed.then(|| key.clone());
-        claims.push(Claim { delivery: rendered.member.delivery, body: rendered.fresh, batch });
+        claims.push(Claim {
+            delivery: rendered.member.delivery,
+            key: rendered.member.key.clone(),
+            body: rendered.fresh,
+            batch,
+        });
         members.push(rendered.member);
         items.push(rendered.item);
     }

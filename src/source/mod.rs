@@ -79,6 +79,8 @@ pub struct Batch {
     /// Every lane of this source has been asked up to `db_now`: a CDR that is still missing was not there then, or has to
     /// be asked for (`cdr_of`).
     pub caught_up: bool,
+    /// Tables that were read to their end, as of `db_now`, also where another is not.
+    pub read_out: Vec<Table>,
     /// Ids that never appeared within the time a gap is watched, per table.
     pub gaps_given_up: u64,
     /// The zone of the wall clock readings, once it is known and whenever it changes: as configured, or as the uniqueids

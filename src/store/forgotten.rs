@@ -136,6 +136,14 @@ pub fn generation(conn: &Connection) -> Result<i64> {
     Ok(meta::get(conn, GENERATION)?.and_then(|text| text.parse().ok()).unwrap_or_default())
 }
 
+/// Fails when something was forgotten since `known`: what is about to be written was made of what is gone now.
+pub fn unchanged(conn: &Connection, known: i64) -> Result<()> {
+    if generation(conn)? == known {
+        return Ok(());
+    }
+    Err(StoreError::Content("a caller was forgotten meanwhile; what is in memory is made anew".to_owned()))
+}
+
 pub fn next_generation(conn: &Connection) -> Result<()> {
     meta::put(conn, GENERATION, &(generation(conn)? + 1).to_string())
 }

@@ -175,6 +175,26 @@ pub fn page(conn: &Connection, after: i64, limit: usize) -> Result<Vec<JournalRo
     Ok(page)
 }
 
+/// Moves rows that cannot be read (any more) to quarantine, so that the others are not kept waiting by them. How many.
+pub fn set_unreadable_aside(conn: &Connection) -> Result<usize> {
+    let mut statement = conn.prepare("SELECT seq, tbl, generation, body, arrived_at FROM journal")?;
+    let mut rows = statement.query([])?;
+    let mut unreadable = Vec::new();
+    while let Some(r) = rows.next()? {
+        if let Err(e) = journal_row(r) {
+            let body = String::from_utf8_lossy(r.get_ref(3)?.as_bytes_or_null().ok().flatten().unwrap_or_default());
+            let table = if r.get::<_, i64>(1)? == table_number(Table::Cel) { Table::Cel } else { Table::Cdr };
+            let row = Quarantined { table, reason: e.to_string(), body: body.into_owned() };
+            unreadable.push((r.get::<_, i64>(0)?, row, Timestamp::from_micros(r.get(4)?)));
+        }
+    }
+    for (seq, row, arrived) in &unreadable {
+        quarantine(conn, row, *arrived)?;
+        remove(conn, &mut [*seq])?;
+    }
+    Ok(unreadable.len())
+}
+
 /// Rows by their numbers; those that are gone are left out.
 pub fn rows(conn: &Connection, seqs: &[i64]) -> Result<Vec<JournalRow>> {
     let mut statement = conn.prepare_cached("SELECT seq, tbl, generation, body FROM journal WHERE seq = ?1")?;

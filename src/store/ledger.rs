@@ -144,11 +144,12 @@ fn read_entry(r: &SqlRow<'_>) -> Result<Entry> {
     })
 }
 
-/// The folded rows of a call; `None` when they are gone.
+/// The folded rows of a call; `None` when they are gone, or damaged.
 pub fn folded(conn: &Connection, call: i64) -> Result<Option<Vec<HeldRow>>> {
     let mut statement = conn.prepare_cached("SELECT body FROM folded WHERE call = ?1")?;
     let body: Option<Vec<u8>> = statement.query_row([call], |r| r.get(0)).optional()?;
-    body.map(|b| fold::unfold(&b)).transpose()
+    // what cannot be read counts as gone: the call is read from the PBX again when its rows are needed, no other waits
+    Ok(body.and_then(|b| fold::unfold(&b).inspect_err(|e| tracing::error!(call, "{e}")).ok()))
 }
 
 /// Every key that leads to a call; by its linkedids it can be read again whole.

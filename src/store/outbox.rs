@@ -12,8 +12,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{Result, StoreError};
 use crate::call::Timestamp;
 
+mod order;
 #[cfg(test)]
 mod tests;
+
+pub use order::revive;
+use order::{PREDECESSOR_FAILED, give_way, kill_followers, predecessor, supersede_older};
 
 /// Value of `delivery.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,45 +82,6 @@ pub fn enqueue(conn: &Connection, new: &NewRevision<'_>, sinks: &[&str], now: Ti
         superseded += supersede_older(conn, sink, new.call, new.revision, conn.last_insert_rowid(), now)?;
     }
     Ok(superseded)
-}
-
-const PREDECESSOR_FAILED: &str = "predecessor_failed: the call that took this one in was not delivered";
-
-/// The delivery that `after` names at this sink, and whether it is dead.
-fn predecessor(conn: &Connection, sink: &str, after: Option<(i64, i64)>) -> Result<Option<(i64, bool)>> {
-    let Some((call, revision)) = after else { return Ok(None) };
-    // a newer revision of the survivor stands for it just as well
-    Ok(conn
-        .prepare_cached(
-            "SELECT delivery, state = 2 FROM delivery WHERE call = ?1 AND sink = ?2 AND revision >= ?3
-             ORDER BY revision DESC LIMIT 1",
-        )?
-        .query_row(params![call, sink, revision], |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?)
-}
-
-fn supersede_older(conn: &Connection, sink: &str, call: i64, revision: i64, by: i64, now: Timestamp) -> Result<usize> {
-    let mut find = conn.prepare_cached(
-        "SELECT delivery FROM delivery
-         WHERE call = ?1 AND sink = ?2 AND revision < ?3 AND state = 0 AND flight = 0 AND batch IS NULL",
-    )?;
-    let older: Vec<i64> =
-        find.query_map(params![call, sink, revision], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
-    for delivery in &older {
-        supersede(conn, *delivery, by, now)?;
-    }
-    Ok(older.len())
-}
-
-fn supersede(conn: &Connection, delivery: i64, by: i64, now: Timestamp) -> Result<()> {
-    conn.prepare_cached(
-        "UPDATE delivery SET state = 3, flight = 0, finished_at = ?2, body = NULL, batch = NULL WHERE delivery = ?1",
-    )?
-    .execute(params![delivery, now.micros()])?;
-    // who waited for it waits for the newer one
-    conn.prepare_cached("UPDATE delivery SET after = ?2 WHERE after = ?1 AND state = 0 AND delivery <> ?2")?
-        .execute(params![delivery, by])?;
-    Ok(())
 }
 
 /// A delivery that may be sent now.
@@ -262,6 +227,8 @@ pub fn next_due(conn: &Connection, sink: &str, now: Timestamp) -> Result<Option<
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub delivery: i64,
+    /// `<id>/<revision>` it was read with: its number may have gone to another delivery since.
+    pub key: String,
     /// `Some`: freeze these bytes (first attempt of a sink that renders its own).
     pub body: Option<Vec<u8>>,
     pub batch: Option<String>,
@@ -270,14 +237,16 @@ pub struct Claim {
 /// Marks deliveries as in flight. A batch is claimed whole or, when one of its members was superseded or taken away
 /// meanwhile, not at all. Returns which of `batches` may be sent.
 pub fn claim(conn: &Connection, batches: &[Vec<Claim>]) -> Result<Vec<bool>> {
-    let mut check = conn.prepare_cached("SELECT 1 FROM delivery WHERE delivery = ?1 AND state = 0 AND flight = 0")?;
+    let mut check = conn.prepare_cached(
+        "SELECT 1 FROM delivery WHERE delivery = ?1 AND call_id || '/' || revision = ?2 AND state = 0 AND flight = 0",
+    )?;
     let mut mark = conn
         .prepare_cached("UPDATE delivery SET flight = 1, body = coalesce(body, ?2), batch = ?3 WHERE delivery = ?1")?;
     let mut claimed = Vec::with_capacity(batches.len());
     for batch in batches {
         let mut whole = true;
         for member in batch {
-            whole &= check.exists([member.delivery])?;
+            whole &= check.exists(params![member.delivery, member.key])?;
         }
         if whole {
             for member in batch {
@@ -320,7 +289,8 @@ pub enum Outcome {
     Revive,
 }
 
-/// Records outcomes. Results of one call's deliveries may come in any order.
+/// Records outcomes of what is in flight; of what was taken away meanwhile (a caller who was forgotten) nothing is
+/// recorded, whoever has its number now. Results of one call's deliveries may come in any order.
 pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) -> Result<()> {
     for (delivery, outcome) in outcomes {
         let delivery = *delivery;
@@ -328,7 +298,7 @@ pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) ->
             Outcome::Delivered => {
                 conn.prepare_cached(
                     "UPDATE delivery SET state = 1, flight = 0, finished_at = ?2, attempts = attempts + 1,
-                            last_error = NULL, body = NULL WHERE delivery = ?1",
+                            last_error = NULL, body = NULL WHERE delivery = ?1 AND state = 0 AND flight = 1",
                 )?
                 .execute(params![delivery, now.micros()])?;
                 drop_outdated(conn, delivery)?;
@@ -336,7 +306,7 @@ pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) ->
             Outcome::Retry { due_at, age, tried_up, error } => {
                 conn.prepare_cached(
                     "UPDATE delivery SET flight = 0, attempts = attempts + 1, due_at = ?2, age = ?3, tried_up = ?4,
-                            last_error = ?5 WHERE delivery = ?1",
+                            last_error = ?5 WHERE delivery = ?1 AND state = 0 AND flight = 1",
                 )?
                 .execute(params![delivery, due_at.micros(), age, tried_up, bounded(error)])?;
                 give_way(conn, delivery, now)?;
@@ -344,7 +314,8 @@ pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) ->
             Outcome::Dead { error, refused } => {
                 conn.prepare_cached(
                     "UPDATE delivery SET state = 2, flight = 0, finished_at = ?2, attempts = attempts + 1,
-                            refused = refused + ?3, last_error = ?4, batch = NULL WHERE delivery = ?1",
+                            refused = refused + ?3, last_error = ?4, batch = NULL
+                      WHERE delivery = ?1 AND state = 0 AND flight = 1",
                 )?
                 .execute(params![delivery, now.micros(), refused, bounded(error)])?;
                 kill_followers(conn, delivery, now)?;
@@ -352,7 +323,7 @@ pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) ->
             Outcome::Release { due_at, error, refused } => {
                 conn.prepare_cached(
                     "UPDATE delivery SET flight = 0, due_at = ?2, refused = refused + ?3,
-                            last_error = coalesce(?4, last_error) WHERE delivery = ?1",
+                            last_error = coalesce(?4, last_error) WHERE delivery = ?1 AND state = 0 AND flight = 1",
                 )?
                 .execute(params![
                     delivery,
@@ -364,7 +335,8 @@ pub fn record(conn: &Connection, outcomes: &[(i64, Outcome)], now: Timestamp) ->
             }
             Outcome::Split { batch, error } => {
                 conn.prepare_cached(
-                    "UPDATE delivery SET flight = 0, due_at = 0, batch = ?2, last_error = ?3 WHERE delivery = ?1",
+                    "UPDATE delivery SET flight = 0, due_at = 0, batch = ?2, last_error = ?3
+                      WHERE delivery = ?1 AND state = 0 AND flight = 1",
                 )?
                 .execute(params![delivery, batch, bounded(error)])?;
             }
@@ -397,72 +369,6 @@ fn drop_outdated(conn: &Connection, delivered: i64) -> Result<()> {
 
 fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_MAX)]
-}
-
-/// An attempt has failed and the delivery waits again: a newer revision that came meanwhile takes its place.
-fn give_way(conn: &Connection, delivery: i64, now: Timestamp) -> Result<()> {
-    let newer: Option<i64> = conn
-        .prepare_cached(
-            "SELECT n.delivery FROM delivery d JOIN delivery n
-                 ON n.call = d.call AND n.sink = d.sink AND n.revision > d.revision AND n.state = 0
-              WHERE d.delivery = ?1 AND d.state = 0 AND d.batch IS NULL ORDER BY n.revision DESC LIMIT 1",
-        )?
-        .query_row([delivery], |r| r.get(0))
-        .optional()?;
-    newer.map_or(Ok(()), |by| supersede(conn, delivery, by, now))
-}
-
-/// Who waited for a delivery that is dead is dead with it, and so on.
-fn kill_followers(conn: &Connection, delivery: i64, now: Timestamp) -> Result<()> {
-    let mut dead = vec![delivery];
-    while let Some(first) = dead.pop() {
-        let mut find = conn.prepare_cached("SELECT delivery FROM delivery WHERE after = ?1 AND state = 0")?;
-        let followers: Vec<i64> = find.query_map([first], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
-        for follower in followers {
-            conn.prepare_cached(
-                "UPDATE delivery SET state = 2, flight = 0, finished_at = ?2, last_error = ?3, batch = NULL
-                  WHERE delivery = ?1",
-            )?
-            .execute(params![follower, now.micros(), PREDECESSOR_FAILED])?;
-            dead.push(follower);
-        }
-    }
-    Ok(())
-}
-
-/// Makes a dead delivery pending again, due at once and with a new age; with it those that died because of it. Where a
-/// newer revision exists the old one is superseded instead. Returns how many are pending now.
-pub fn revive(conn: &Connection, delivery: i64, now: Timestamp) -> Result<usize> {
-    let newer: Option<i64> = conn
-        .prepare_cached(
-            "SELECT n.delivery FROM delivery d JOIN delivery n
-                 ON n.call = d.call AND n.sink = d.sink AND n.revision > d.revision
-              WHERE d.delivery = ?1 AND d.state = 2 ORDER BY n.revision DESC LIMIT 1",
-        )?
-        .query_row([delivery], |r| r.get(0))
-        .optional()?;
-    if let Some(by) = newer {
-        supersede(conn, delivery, by, now)?;
-        return Ok(0);
-    }
-    let mut revived = conn
-        .prepare_cached(
-            "UPDATE delivery SET state = 0, flight = 0, due_at = ?2, finished_at = NULL, age = 0, tried_up = NULL
-              WHERE delivery = ?1 AND state = 2",
-        )?
-        .execute(params![delivery, now.micros()])?;
-    if revived > 0 {
-        let mut find = conn.prepare_cached(
-            "SELECT delivery FROM delivery WHERE sink = (SELECT sink FROM delivery WHERE delivery = ?1)
-                AND state = 2 AND after = ?1 AND last_error = ?2",
-        )?;
-        let followers: Vec<i64> =
-            find.query_map(params![delivery, PREDECESSOR_FAILED], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
-        for follower in followers {
-            revived += revive(conn, follower, now)?;
-        }
-    }
-    Ok(revived)
 }
 
 /// Frees the rows frozen with documents that every sink has got: called for deliveries that have just ended.
@@ -515,6 +421,19 @@ pub fn expire(conn: &Connection, sink: &str, before: Timestamp, now: Timestamp, 
         kill_followers(conn, *delivery, now)?;
     }
     Ok(old.len())
+}
+
+/// Every sink that something waits for, whether it is configured or not.
+pub fn awaited(conn: &Connection) -> Result<Vec<String>> {
+    // from one to the next by the index, however many wait for each
+    let mut find = conn.prepare_cached(
+        "WITH RECURSIVE awaited (sink) AS (
+             SELECT min(sink) FROM delivery WHERE state = 0
+             UNION ALL SELECT (SELECT min(d.sink) FROM delivery d WHERE d.state = 0 AND d.sink > a.sink)
+               FROM awaited a WHERE a.sink IS NOT NULL)
+         SELECT sink FROM awaited WHERE sink IS NOT NULL",
+    )?;
+    Ok(find.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// How a sink stands.

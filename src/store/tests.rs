@@ -236,6 +236,40 @@ fn the_journal_refuses_what_it_holds() {
 }
 
 #[test]
+fn what_is_damaged_is_set_aside_and_keeps_nothing_else_waiting() {
+    let dir = dir();
+    let store = Store::open(dir.path()).expect("open");
+    append(&store, batch(vec![cel(1, Place::Id(1)), cel(2, Place::Id(2))]));
+    let call = record(&store, settled("1795214890.7", 1));
+    store
+        .write_blocking(|c| {
+            c.execute("UPDATE journal SET body = '{\"time\": tru' WHERE seq = 1", [])?;
+            Ok(c.execute("UPDATE folded SET body = x'00'", [])?)
+        })
+        .expect("damage");
+    assert!(matches!(store.read_blocking(|c| journal::page(c, 0, 10)), Err(StoreError::Content(_))));
+    assert_eq!(store.write_blocking(journal::set_unreadable_aside).expect("aside"), 1);
+    assert_eq!(store.read_blocking(|c| journal::page(c, 0, 10)).expect("page").len(), 1);
+    let kept = |sql: &'static str| store.read_blocking(move |c| Ok(c.query_row(sql, [], |r| r.get::<_, String>(0))?));
+    assert_eq!(kept("SELECT body FROM quarantine").expect("kept"), "{\"time\": tru");
+    assert_eq!(store.read_blocking(move |c| ledger::folded(c, call)).expect("as though gone"), None);
+}
+
+#[test]
+fn a_job_that_panics_fails_alone() {
+    let dir = dir();
+    let store = Store::open(dir.path()).expect("open");
+    let broken = store.write_blocking::<(), _>(|c| {
+        meta::put(c, "half", "done")?;
+        panic!("a fault")
+    });
+    assert!(matches!(broken, Err(StoreError::Content(_))));
+    assert!(matches!(store.read_blocking::<(), _>(|_| panic!("a fault")), Err(StoreError::Content(_))));
+    assert_eq!(store.read_blocking(|c| meta::get(c, "half")).expect("goes on"), None);
+    store.write_blocking(|c| meta::put(c, "whole", "done")).expect("goes on");
+}
+
+#[test]
 fn rows_without_an_id_stay_known_after_they_left_the_journal() {
     let dir = dir();
     let store = Store::open(dir.path()).expect("open");

@@ -4,6 +4,7 @@
 //! Bounded by construction: an async caller holds one of [`WAITING_MAX`] permits, a blocking caller is a thread that
 //! waits for its answer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -237,10 +238,20 @@ fn run(conn: &Connection, sql: &str) -> Result<()> {
     Ok(())
 }
 
+/// A job that panics fails alone: the thread goes on with the next.
+fn unbroken<T>(job: impl FnOnce() -> Result<T>) -> Result<T> {
+    // the connection is put right by rolling back, and nothing else is shared
+    catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|_| {
+        Err(StoreError::Content(
+            "a fault of callferry's broke off what was done with it; please report the panic".to_owned(),
+        ))
+    })
+}
+
 /// `f` in a savepoint of this name: an error undoes what `f` did and nothing else.
 pub(super) fn in_savepoint<T>(conn: &Connection, name: &str, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
     run(conn, &format!("SAVEPOINT {name}"))?;
-    match f(conn) {
+    match unbroken(|| f(conn)) {
         Ok(value) => {
             run(conn, &format!("RELEASE {name}"))?;
             Ok(value)
@@ -257,7 +268,7 @@ pub(super) fn in_savepoint<T>(conn: &Connection, name: &str, f: impl FnOnce(&Con
 
 fn in_snapshot<T>(conn: &Connection, f: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
     run(conn, "BEGIN")?;
-    let done = f(conn);
+    let done = unbroken(|| f(conn));
     let ended = run(conn, "COMMIT");
     if ended.is_err() && !conn.is_autocommit() {
         let _ = run(conn, "ROLLBACK");

@@ -33,6 +33,7 @@ impl Scene {
             shared: Arc::default(),
             health: Health::new(),
             sinks: vec!["webhook"],
+            outage_max_age: Duration::from_secs(14 * 86_400),
             clock: Clock::from_fn(|| NOW),
             stop: CancellationToken::new(),
             file: OnceLock::new(),
@@ -160,6 +161,29 @@ async fn waiting_calls_over_the_budget_stop_reading_until_they_are_delivered() {
     scene.round().await;
     assert_eq!((scene.kept(0), scene.kept(1)), (200, 0));
     assert_eq!(scene.closed(), "", "it goes on by itself");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_sink_that_was_taken_away_does_not_wait_for_ever() {
+    let mut scene = Scene::new();
+    scene.calls(0..100, 0);
+    scene.work.sinks = vec!["file"];
+    scene.round().await;
+    assert_eq!(scene.kept(0), 100, "it may come back");
+    scene.work.clock = Clock::from_fn(|| NOW.plus_micros(15 * 86_400 * 1_000_000));
+    scene.rounds.count = 0;
+    scene.round().await;
+    assert_eq!((scene.kept(0), scene.kept(2)), (0, 100), "given up, and kept as dead letters");
+
+    // it does not keep new calls out either
+    let mut scene = Scene::new();
+    scene.calls(0..600, 0);
+    scene.round().await;
+    assert!(scene.closed().contains("STATE_MAX_SIZE=4"), "{}", scene.closed());
+    scene.work.sinks = vec!["file"];
+    scene.round().await;
+    assert!(scene.kept(0) < 600, "the oldest gave way");
+    assert_eq!(scene.closed(), "");
 }
 
 #[tokio::test]

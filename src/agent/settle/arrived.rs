@@ -19,6 +19,7 @@ pub struct Arrived {
     pub rows: Vec<(i64, HeldRow)>,
     pub db_now: Option<Timestamp>,
     pub caught_up: bool,
+    pub read_out: Vec<Table>,
     pub zone: Option<Zone>,
     pub reread: Vec<String>,
     pub cdr_of: Option<Vec<String>>,
@@ -29,6 +30,18 @@ pub struct Arrived {
 }
 
 impl Arrived {
+    /// What it said besides rows.
+    pub fn without_rows(&self) -> Self {
+        Self {
+            rows: Vec::new(),
+            reread: self.reread.clone(),
+            cdr_of: self.cdr_of.clone(),
+            zone: self.zone.clone(),
+            read_out: self.read_out.clone(),
+            ..*self
+        }
+    }
+
     /// `seqs` is what [`journal::append`] said of the batch.
     pub fn of(batch: Batch, seqs: &[Option<i64>]) -> Self {
         let mut new = [0_u64; 2];
@@ -52,6 +65,7 @@ impl Arrived {
             rows,
             db_now: batch.db_now,
             caught_up: batch.caught_up,
+            read_out: batch.read_out,
             zone: batch.zone,
             reread: batch.reread,
             cdr_of: batch.cdr_of,

@@ -21,7 +21,7 @@ use crate::metrics;
 use crate::source::{self, Batch, Wishes};
 use crate::store::ledger::{self, Entry, Key, MARK_RESTART, State};
 use crate::store::recordings::Used;
-use crate::store::{Result, Store, forgotten, journal, meta, recordings};
+use crate::store::{Result, Store, StoreError, forgotten, journal, meta, recordings};
 
 mod arrived;
 mod guard; // one call's panic
@@ -238,7 +238,7 @@ impl Settler {
             Some(now) => self.see_to(now),
             // what was seen before does not help: rows of then may have become visible only now (a replica that lagged,
             // an import), the records of a call pages before its events
-            None => self.see_to(self.lanes.horizon().unwrap_or_default()),
+            None => self.see_to(self.lanes.horizon(&arrived.read_out, arrived.db_now).unwrap_or_default()),
         }
         self.picture.answered(&arrived.reread);
         self.picture.asked(arrived.cdr_of.as_deref().filter(|_| arrived.caught_up));
@@ -354,7 +354,17 @@ impl Settler {
         self.book = MarkBook::new(marks, std::mem::take(&mut self.book.restarts));
         let mut after = 0;
         loop {
-            let page = self.store.read_blocking(move |conn| journal::page(conn, after, PAGE))?;
+            let page = match self.store.read_blocking(move |conn| journal::page(conn, after, PAGE)) {
+                Err(StoreError::Content(why)) => {
+                    let aside = self.store.write_blocking(journal::set_unreadable_aside)?;
+                    if aside == 0 {
+                        return Err(StoreError::Content(why));
+                    }
+                    tracing::error!(rows = aside, "rows of the journal cannot be read and are set aside: {why}");
+                    continue;
+                }
+                page => page?,
+            };
             let Some(last) = page.last() else { break };
             after = last.seq;
             for row in page {

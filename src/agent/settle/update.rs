@@ -12,7 +12,7 @@ use crate::agent::compose::Stage;
 use crate::agent::judge::Updates;
 use crate::call::{CallState, Timestamp};
 use crate::correlate::group::GroupId;
-use crate::store::{Result, ledger};
+use crate::store::{Result, forgotten, ledger};
 
 /// Whether a call is to be told now.
 enum Look {
@@ -63,7 +63,9 @@ impl Settler {
         }
         if !writes.is_empty() {
             let sinks = self.setup.sinks.clone();
+            let known = self.forgotten;
             let calls = self.store.write_blocking(move |conn| {
+                forgotten::unchanged(conn, known)?;
                 writes.iter().map(|settled| ledger::record(conn, settled, &sinks, now)).collect::<Result<Vec<_>>>()
             })?;
             for ((group, _), call) in plan.parts.iter().zip(calls) {

@@ -14,7 +14,7 @@ use crate::correlate::group::GroupId;
 use crate::source::Quarantined;
 use crate::store::fold::HeldRow;
 use crate::store::ledger::{self, MARK_UNBUILT, Settled};
-use crate::store::{self, Result, StoreError, forgotten, journal, meta};
+use crate::store::{self, Result, forgotten, journal, meta};
 
 impl Settler {
     /// Everything of one step in one transaction; then, and only then, the picture follows.
@@ -95,11 +95,7 @@ struct Work {
 impl Work {
     /// The number of each call. `each`: one that cannot be recorded is left out with its rows, and has none.
     fn write(&self, conn: &Connection, each: bool) -> Result<Vec<Option<i64>>> {
-        if forgotten::generation(conn)? != self.forgotten {
-            return Err(StoreError::Content(
-                "a caller was forgotten meanwhile; what is in memory is made anew".to_owned(),
-            ));
-        }
+        forgotten::unchanged(conn, self.forgotten)?;
         let mut calls = Vec::with_capacity(self.writes.len());
         let mut left_out = HashSet::new();
         for (settled, group) in self.writes.iter().zip(&self.groups) {

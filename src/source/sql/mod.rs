@@ -405,7 +405,11 @@ impl SqlSource {
             };
             reader.behind = found.more;
             batch.more |= found.more;
-            batch.caught_up &= found.complete && !found.more;
+            if found.complete && !found.more {
+                batch.read_out.push(reader.table);
+            } else {
+                batch.caught_up = false;
+            }
             batch.gaps_given_up += found.gaps_given_up;
             batch.quarantined.extend(found.quarantined);
             batch.rows.extend(found.rows);

@@ -37,7 +37,7 @@ fn keys(conn: &Connection) -> Vec<String> {
 fn take(conn: &Connection, key: &str, batch: Option<&str>) -> i64 {
     let found = due(conn, SINK, at(1_000_000), ALL).expect("due");
     let delivery = found.iter().find(|d| d.key() == key).unwrap_or_else(|| panic!("{key} is not due")).delivery;
-    let claim_one = Claim { delivery, body: None, batch: batch.map(str::to_owned) };
+    let claim_one = Claim { delivery, key: key.to_owned(), body: None, batch: batch.map(str::to_owned) };
     assert_eq!(claim(conn, &[vec![claim_one]]).expect("claim"), [true]);
     delivery
 }
@@ -162,8 +162,10 @@ fn a_claim_notices_what_was_superseded_meanwhile() {
     put(&conn, 2, 1, None);
     let found = due(&conn, SINK, at(1_000), ALL).expect("due");
     put(&conn, 1, 2, None);
-    let claims: Vec<Vec<Claim>> =
-        found.iter().map(|d| vec![Claim { delivery: d.delivery, body: Some(b"x".to_vec()), batch: None }]).collect();
+    let claims: Vec<Vec<Claim>> = found
+        .iter()
+        .map(|d| vec![Claim { delivery: d.delivery, key: d.key(), body: Some(b"x".to_vec()), batch: None }])
+        .collect();
     assert_eq!(claim(&conn, &claims).expect("claim"), [false, true]);
 }
 
@@ -172,8 +174,9 @@ fn bytes_freeze_at_the_first_attempt() {
     let conn = state();
     put(&conn, 1, 1, None);
     for bytes in [b"first", b"again"] {
-        let delivery = due(&conn, SINK, at(1_000), ALL).expect("due")[0].delivery;
-        claim(&conn, &[vec![Claim { delivery, body: Some(bytes.to_vec()), batch: None }]]).expect("claim");
+        let found = due(&conn, SINK, at(1_000), ALL).expect("due");
+        let (delivery, key) = (found[0].delivery, found[0].key());
+        claim(&conn, &[vec![Claim { delivery, key, body: Some(bytes.to_vec()), batch: None }]]).expect("claim");
         end(&conn, delivery, retry());
     }
     assert_eq!(due(&conn, SINK, at(1_000), ALL).expect("due")[0].body.as_deref(), Some(&b"first"[..]));
@@ -198,6 +201,7 @@ fn rows_go_when_every_sink_has_them() {
     let conn = state();
     let new = NewRevision { call: 1, id: "pbx:1.1", revision: 1, body: "{}", rows: Some(b"rows"), after: None };
     enqueue(&conn, &new, &["webhook", "sipstack"], at(1)).expect("enqueue");
+    conn.execute("UPDATE delivery SET flight = 1", []).expect("both are sent");
     let rows =
         || -> Option<Vec<u8>> { conn.query_row("SELECT rows FROM document", [], |r| r.get(0)).expect("document") };
     record(&conn, &[(1, Outcome::Delivered)], at(2)).expect("record");
@@ -292,7 +296,7 @@ fn what_another_sink_refused_or_still_waits_for_stays() {
         };
         tell(1, "in_progress");
         let other = due(&conn, "other", at(1_000_000), ALL).expect("due")[0].delivery;
-        let one = Claim { delivery: other, body: None, batch: None };
+        let one = Claim { delivery: other, key: "pbx:1.1/1".to_owned(), body: None, batch: None };
         assert_eq!(claim(&conn, &[vec![one]]).expect("claim"), [true]);
         if let Some(outcome) = &outcome {
             end(&conn, other, outcome.clone());
@@ -354,4 +358,62 @@ fn dead_letters_are_sent_again_with_what_waited_for_them_and_never_before() {
     assert_eq!(counts(&conn, SINK).expect("counts").dead, 0);
     // what was dropped was not delivered either: what waits for its call stays back
     assert_eq!(act(Action::Retry, &all, 10), Done::default());
+}
+
+#[test]
+fn a_tombstone_that_died_with_its_survivor_goes_with_the_survivors_next_revision() {
+    let conn = state();
+    put(&conn, 1, 2, None);
+    put(&conn, 2, 2, Some((1, 2)));
+    let survivor = take(&conn, "pbx:1.1/2", None);
+    end(&conn, survivor, dead());
+    assert!(keys(&conn).is_empty());
+    // a late row of the survivor: it goes first, the tombstone after it
+    put(&conn, 1, 3, None);
+    assert_eq!(keys(&conn), ["pbx:1.1/3"]);
+    let survivor = take(&conn, "pbx:1.1/3", None);
+    assert!(keys(&conn).is_empty());
+    end(&conn, survivor, Outcome::Delivered);
+    assert_eq!(keys(&conn), ["pbx:2.1/2"]);
+}
+
+#[test]
+fn a_tombstone_outlives_a_revision_that_is_given_up_when_a_newer_one_waits() {
+    let conn = state();
+    put(&conn, 1, 2, None);
+    put(&conn, 2, 2, Some((1, 2)));
+    let survivor = take(&conn, "pbx:1.1/2", None);
+    put(&conn, 1, 3, None);
+    end(&conn, survivor, dead());
+    assert_eq!(keys(&conn), ["pbx:1.1/3"]);
+    let survivor = take(&conn, "pbx:1.1/3", None);
+    end(&conn, survivor, Outcome::Delivered);
+    assert_eq!(keys(&conn), ["pbx:2.1/2"]);
+}
+
+#[test]
+fn an_answer_counts_for_what_was_sent_and_not_for_who_has_its_number_now() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    let found = due(&conn, SINK, at(1_000), ALL).expect("due");
+    let sent = take(&conn, "pbx:1.1/1", None);
+    // the caller is forgotten while the request is on its way; the next call gets the number
+    conn.execute("DELETE FROM delivery", []).expect("forgotten");
+    put(&conn, 2, 1, None);
+    assert_eq!(due(&conn, SINK, at(1_000), ALL).expect("due")[0].delivery, sent, "the case that is meant");
+    end(&conn, sent, Outcome::Delivered);
+    assert_eq!(keys(&conn), ["pbx:2.1/1"]);
+    let stale = Claim { delivery: sent, key: found[0].key(), body: None, batch: None };
+    assert_eq!(claim(&conn, &[vec![stale]]).expect("claim"), [false]);
+}
+
+#[test]
+fn a_dead_letter_that_is_revived_is_young_again() {
+    let conn = state();
+    put(&conn, 1, 1, None);
+    let delivery = take(&conn, "pbx:1.1/1", None);
+    end(&conn, delivery, dead());
+    assert_eq!(revive(&conn, delivery, at(9_000_000)).expect("revive"), 1);
+    assert_eq!(expire(&conn, SINK, at(8_999_999), at(9_000_001), "too old").expect("expire"), 0);
+    assert_eq!(awaited(&conn).expect("awaited"), [SINK]);
 }

@@ -1,7 +1,7 @@
 //! Rows that come late, calls that turn out to be one, calls that never end.
 
 use callferry::call::{CelEvent, Row};
-use callferry::source::{Batch, PlacedRow};
+use callferry::source::{Batch, PlacedRow, Table};
 
 use super::bench::{Bench, EPOCH, MUCH_LATER, at, batch, call, call_cdr, call_cel, event, ids, placed, setup};
 
@@ -55,6 +55,22 @@ fn records_that_become_visible_pages_before_their_events_wait_for_them() {
     assert!(
         bench.documents().iter().all(|(_, revision, d)| *revision == 1 && d["incomplete"] == serde_json::json!([]))
     );
+}
+
+/// Records that were switched off, or never written: their table has been read to its end long before the events.
+#[test]
+fn history_without_records_does_not_wait_for_its_last_event() {
+    let mut bench = Bench::new();
+    let page = |n: i64| placed((10 * n..10 * n + 10).flat_map(|c| call_cel(c, c * 60, 30)), 1 + n * 1_000);
+    let mut shipped = Vec::new();
+    for n in 0..4 {
+        let unread = Batch { caught_up: false, more: true, ..batch(page(n), MUCH_LATER) };
+        shipped.push(bench.feed(Batch { read_out: vec![Table::Cdr], ..unread }).shipped);
+    }
+    // those of the newest page wait for what the next one may bring of them
+    assert_eq!(shipped, [0, 10, 10, 10]);
+    assert_eq!(bench.settler.size().0, 10);
+    assert!(bench.documents().iter().all(|(_, _, d)| d["incomplete"] == serde_json::json!(["cdr_missing"])));
 }
 
 #[test]
