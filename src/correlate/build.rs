@@ -246,7 +246,9 @@ fn when(
     let (hold_s, held_us) = journey::hold_time(media, caller);
     content.hold_s = hold_s;
     if first_contact.is_some() {
-        content.talk_s = Some(Seconds::from_micros(media::length(&together).saturating_sub(held_us).max(0)));
+        let talk = Seconds::from_micros(media::length(&together).saturating_sub(held_us).max(0));
+        // rows with impossible times must not make a call talk for longer than it was
+        content.talk_s = Some(content.duration_s.map_or(talk, |whole| talk.min(whole)));
     }
     content.answered_at = first_contact;
     content.pbx_answered_at = pbx_answer(scene, runs, visits, caller, first_contact);

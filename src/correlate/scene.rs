@@ -329,9 +329,12 @@ fn read_records<'a>(rows: &'a CallRows, clock: &mut Clock<'_>, zone: &Zone) -> V
                 _ => clock.moment(time, &row.uniqueid),
             };
             let start = row.start.map(&mut moment);
-            let answer = row.answer.map(&mut moment);
+            let not_before_start = |t: Timestamp| start.map_or(t, |s| t.max(s));
+            let answer = row.answer.map(&mut moment).map(not_before_start);
             let by_duration = || Some(start?.plus_micros(row.duration_ms?.saturating_mul(1_000)));
-            let end = row.end.map(&mut moment).or_else(by_duration);
+            // an end before the start is none: a damaged row, or a clock that was set back meanwhile
+            let end = row.end.map(&mut moment).filter(|e| start.is_none_or(|s| s <= *e));
+            let end = end.or_else(by_duration).or(row.end.and(start)).map(not_before_start);
             Record { row, start, answer, end }
         })
         .collect();

@@ -136,6 +136,11 @@ impl Compare {
         self.taken = 0;
     }
 
+    /// What was taken was not stored: it is taken again.
+    pub fn forget(&mut self) {
+        self.taken = 0;
+    }
+
     /// An audit was completed and nothing of it is left to do.
     pub fn idle(&self) -> bool {
         self.next.is_some() && self.suspects.is_none() && self.queue.is_empty()
@@ -155,6 +160,10 @@ impl IdAudit {
 
     pub fn committed(&mut self) {
         self.compare.committed();
+    }
+
+    pub fn forget(&mut self) {
+        self.compare.forget();
     }
 
     /// Counts when it is due; returns rows read again.
@@ -214,7 +223,13 @@ impl IdAudit {
 
 /// The answer of `SELECT key, COUNT(*) …`.
 pub async fn counted(visit: &mut Visit<'_>, statement: &Statement) -> Result<BTreeMap<i64, i64>, SourceError> {
-    let rows = visit.select(statement).await?;
+    let rows = match visit.select(statement).await {
+        // the server answers, and not this: a value it cannot count by stands in the column. Nothing may wait for that
+        Err(SourceError::Transient(why)) if super::now(visit.backend).await.is_ok() => {
+            return Err(SourceError::Slow(why));
+        }
+        rows => rows?,
+    };
     Ok(rows.iter().filter_map(|row| Some((row[0].int()?, row[1].int()?))).collect())
 }
 

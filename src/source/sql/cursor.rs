@@ -51,6 +51,8 @@ pub struct IdPosition {
 }
 
 const TRAIL: usize = 8;
+/// How far a PBX's clock may be ahead of its database's and still be believed, microseconds.
+const AHEAD: i64 = 3_600_000_000;
 /// Gaps kept at once; the audit looks after what is dropped beyond.
 const GAPS: usize = 4_096;
 /// Gaps given up that are asked for again: as many as one statement takes.
@@ -159,6 +161,7 @@ impl IdLane {
     /// What was found and not stored counts as not found.
     pub fn forget(&mut self) {
         self.pending = None;
+        self.audit.forget();
     }
 
     /// Reads what is new.
@@ -170,7 +173,11 @@ impl IdLane {
         self.clock = visit.now;
         let mut position = match &self.position {
             Some(position) => position.clone(),
-            None => first(visit, shape, 0).await?,
+            None => {
+                let mut position = first(visit, shape, 0).await?;
+                anchor(visit, shape, &mut position).await?;
+                position
+            }
         };
         let mut found = Found::new();
         if self.begin_by_time {
@@ -347,6 +354,7 @@ impl IdLane {
         let mut known = !position.trail.is_empty();
         let mut fresh: Vec<_> = fresh.into_iter().filter_map(|c| Some((read::id(shape, c)?, c))).collect();
         let begin = position.id;
+        let latest = visit.reading(shape).map(|now| now.saturating_add(AHEAD));
         fresh.retain(|(id, _)| *id > begin);
         fresh.sort_by_key(|(id, _)| *id);
         fresh.dedup_by_key(|(id, _)| *id);
@@ -379,7 +387,9 @@ impl IdLane {
                 position.trail.push((id, mark.clone()));
                 position.row = Some(mark);
             }
-            position.written = position.written.max(written.map(raw_micros));
+            // a reading from the future (a clock set wrong) must not hide what is written after it
+            let written = written.map(raw_micros).map(|w| latest.map_or(w, |l| w.min(l)));
+            position.written = position.written.max(written);
             if position.stride.step() > 1 {
                 self.recent.push_back((id, visit.now));
             }
@@ -429,6 +439,28 @@ const MISSING: i64 = 1;
 pub enum Stored {
     Id(IdPosition),
     Time(super::lanes::TimePosition),
+}
+
+/// Where reading begins behind rows, the last of them stands for the place: should the table be emptied before the next row
+/// comes, that shows.
+async fn anchor(visit: &mut Visit<'_>, shape: &Shape, position: &mut IdPosition) -> Result<(), SourceError> {
+    let Some(id) = &shape.id else { return Ok(()) };
+    let mut statement = Statement::new(shape.engine);
+    statement.push(&shape.select(FORWARD as u8)).push(" WHERE ").push(id).push(" <= ").bind(Param::Int(position.id));
+    statement.push(&format!(" ORDER BY {id} DESC LIMIT 1"));
+    let rows = visit.select(&statement).await?;
+    if let Some(cells) = rows.first()
+        && let Some(at) = read::id(shape, cells)
+    {
+        let row = read::row(shape, cells);
+        let mark = mark_of_row(&row);
+        let latest = visit.reading(shape).unwrap_or(i64::MAX);
+        position.written = row.ok().as_ref().and_then(written_at).map(|w| raw_micros(w).min(latest));
+        position.id = at;
+        position.trail.push((at, mark.clone()));
+        position.row = Some(mark);
+    }
+    Ok(())
 }
 
 fn mark_of(shape: &Shape, cells: &[super::backend::Cell]) -> String {

@@ -146,7 +146,11 @@ fn reading(raw_micros: i64) -> String {
 
 fn epoch(raw_micros: i64) -> String {
     let micros = raw_micros.max(0);
-    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+    match micros % 1_000_000 {
+        // whole seconds are written without a fraction, and text compares as text
+        0 => (micros / 1_000_000).to_string(),
+        fraction => format!("{}.{fraction:06}", micros / 1_000_000),
+    }
 }
 
 /// A statement under construction: its text, and the parameters in the order of their placeholders.

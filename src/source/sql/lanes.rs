@@ -57,6 +57,8 @@ pub struct TimeLane {
     compare: Compare,
     /// Rows found by the first audit after a start are what was written while nobody looked.
     catching_up: bool,
+    /// How far the audit goes whose differences are being read again.
+    audited_to: Option<i64>,
     /// Content of rows that were stored lately, so that windows read again cost the store nothing.
     stored: [HashSet<[u8; 16]>; 2],
     unstored: HashSet<[u8; 16]>,
@@ -100,6 +102,7 @@ impl TimeLane {
             next_near: i64::MIN,
             next_targeted: i64::MIN,
             limit: 0,
+            audited_to: None,
             crowd: None,
             crowd_next: None,
             slow_told: false,
@@ -152,6 +155,7 @@ impl TimeLane {
     pub fn forget(&mut self) {
         self.pending = None;
         self.unstored.clear();
+        self.compare.forget();
     }
 
     /// Asks the lanes that are due, in one statement.
@@ -337,7 +341,7 @@ impl TimeLane {
         }
         // a reading from the future (a clock set wrong) must not move the window away from the present
         let latest = visit.reading(shape).map(|now| now.saturating_add(3_600_000_000));
-        let newest = page.iter().filter_map(|(time, _)| *time).filter(|t| latest.is_none_or(|l| *t <= l)).max();
+        let newest = page.iter().filter_map(|(time, _)| *time).map(|t| latest.map_or(t, |l| t.min(l))).max();
         position.newest = position.newest.max(newest);
         page.sort_by_key(|(time, _)| *time);
         self.add(shape, page.into_iter().map(|(_, row)| row), position, false, found);
@@ -385,6 +389,10 @@ impl TimeLane {
         found: &mut Found,
     ) -> Result<(), SourceError> {
         let Some(newest) = position.newest else { return Ok(()) };
+        // only when all that differed was read again and stored: a restart meanwhile has to find it once more
+        if self.compare.idle() && self.audited_to.is_some() {
+            position.audited = self.audited_to.take();
+        }
         if !self.catching_up {
             self.compare.postpone(visit.now.saturating_add(visit.timing.audit_every));
         }
@@ -398,7 +406,9 @@ impl TimeLane {
             let mut statement = Statement::new(shape.engine);
             let minute = shape.engine.minute_of(column, shape.time.kind);
             statement.push(&format!("SELECT {minute}, COUNT(*) FROM {} WHERE {column} >= ", shape.from));
-            statement.bind_time(low_minute * MINUTE, shape.time.kind).push(" GROUP BY 1");
+            // above stands what is no time: 'infinity', words
+            statement.bind_time(low_minute * MINUTE, shape.time.kind).push(&format!(" AND {column} < "));
+            statement.bind_time(read::LAST, shape.time.kind).push(" GROUP BY 1");
             let began = Instant::now();
             let there = counted(visit, &statement).await?;
             let cost = i64::try_from(began.elapsed().as_micros()).unwrap_or(0).saturating_mul(visit.timing.scan_share);
@@ -408,7 +418,7 @@ impl TimeLane {
                     let timing = visit.timing;
                     let pause = timing.audit_every.max(cost);
                     if self.compare.weigh(visit.now, timing.audit_confirm, pause, &there, &here) {
-                        position.audited = Some(newest);
+                        self.audited_to = Some(newest);
                     }
                 }
                 Err(e) => tracing::debug!(table = %shape.name, "audit: local counts cannot be had: {e}"),

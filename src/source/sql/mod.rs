@@ -254,7 +254,14 @@ impl Reader {
     }
 
     /// Fits the lane to what the table turned out to be.
-    fn settle(&mut self, shape: Shape) {
+    fn settle(&mut self, mut shape: Shape) {
+        if let Some(before) = &self.shape
+            && shape.mislabelled.is_none()
+            && before.time.kind == shape.time.kind
+        {
+            // what its rows said before counts until they say otherwise
+            shape.mislabelled = before.mislabelled;
+        }
         // after a reconnect only what has changed is worth a word
         let known = self.shape.as_ref().map_or(&[][..], |s| &s.notes);
         for note in shape.notes.iter().filter(|n| !known.contains(n)) {
@@ -440,7 +447,7 @@ impl SqlSource {
         }
         self.statements = visit.statements;
         if let Some(table) = &mut self.recordings {
-            batch.recordings = table.poll(self.backend.as_mut(), now, &batch.rows, !batch.more).await?;
+            batch.recordings = table.poll(self.backend.as_mut(), now, &batch.rows, !batch.more).await;
         }
         tracing::trace!(statements = self.statements, rows = batch.rows.len(), "polled");
         batch.rows.iter().for_each(|placed| self.zone.observe(&placed.row));

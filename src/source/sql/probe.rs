@@ -333,8 +333,8 @@ pub async fn settle_label(backend: &mut dyn Backend, shape: &mut Shape) -> Resul
         for (raw, uniqueid) in recent_times(backend, shape, 200).await? {
             vote.add(raw, &uniqueid);
         }
-        shape.mislabelled = vote.winner().map(|offset_s| offset_s != 0);
-        if shape.mislabelled.is_none() && vote.asked >= HOPELESS {
+        shape.mislabelled = vote.local();
+        if shape.mislabelled.is_none() && vote.asked >= HOPELESS && vote.is_empty() {
             // uniqueids without a time in them: the column is taken at its word
             shape.mislabelled = Some(false);
         }

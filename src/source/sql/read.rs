@@ -104,7 +104,7 @@ pub fn raw_time(shape: &Shape, cells: &[Cell]) -> Option<i64> {
 
 /// Times outside these are how backends write "never": 1970, `0000-00-00`, `infinity`.
 pub const FIRST: i64 = 31_536_000_000_000;
-const LAST: i64 = 7_258_118_400_000_000;
+pub const LAST: i64 = 7_258_118_400_000_000;
 
 fn time(shape: &Shape, cell: &Cell, uniqueid: &str) -> Option<RowTime> {
     let time = match cell {

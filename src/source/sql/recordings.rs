@@ -2,6 +2,9 @@
 //! whose end has just been read, and a few times after it, since whoever fills the table often does so later.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::backend::{Backend, Cell, Description, TableName};
 use super::engine::{Engine, Statement};
@@ -17,6 +20,10 @@ const ROWS: usize = 5_000;
 const AGAIN: [i64; 3] = [15_000_000, 120_000_000, 900_000_000];
 /// Calls to be asked for again, at most; the oldest are given up.
 const AGAIN_MAX: usize = 10_000;
+/// Of those whose time has come, how many of each queue are asked for at once.
+const DUE_MAX: usize = 256;
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(60);
 /// A name or path longer than this is none.
 const TEXT_MAX: usize = 1_024;
 
@@ -38,6 +45,9 @@ pub struct RecordingsTable {
     again: [VecDeque<(i64, String)>; AGAIN.len()],
     /// Of the last poll, not stored yet.
     asked: Asked,
+    /// It could not be asked: not again before this.
+    not_before: Option<Instant>,
+    told: bool,
 }
 
 #[derive(Default)]
@@ -55,39 +65,78 @@ impl RecordingsTable {
             shape: None,
             again: Default::default(),
             asked: Asked::default(),
+            not_before: None,
+            told: false,
         }
     }
 
-    /// Looks at the table. An error says what is missing and names the setting.
+    /// Looks at the table. An error says what is missing and names the setting; once the table was there, calls are read
+    /// without it.
     pub async fn probe(&mut self, backend: &mut dyn Backend) -> Result<Option<String>, SourceError> {
-        let description = backend.describe(&self.name).await?;
+        let description = match backend.describe(&self.name).await {
+            Err(e) if self.shape.is_some() => {
+                self.put_off(&e);
+                return Ok(None);
+            }
+            description => description?,
+        };
         let shape = shape(backend.engine(), &self.name, &description)?;
         let before = self.shape.replace(shape).and_then(|s| s.note);
         Ok(self.shape.as_ref().and_then(|s| s.note.clone()).filter(|n| before.as_ref() != Some(n)))
     }
 
     /// Asks for the calls that ended in `rows`, and for those whose time has come. `lasting`: what is read now is the
-    /// present, so that later asking makes sense.
+    /// present, so that later asking makes sense. Calls never wait for this table: where it cannot be asked, it is asked for
+    /// them later.
     pub async fn poll(
         &mut self,
         backend: &mut dyn Backend,
         now: i64,
         rows: &[PlacedRow],
         lasting: bool,
-    ) -> Result<Vec<FoundRecording>, SourceError> {
-        let Some(shape) = &self.shape else { return Ok(Vec::new()) };
+    ) -> Vec<FoundRecording> {
         let ended: BTreeSet<String> = rows.iter().filter_map(|placed| ended(&placed.row)).map(str::to_owned).collect();
         let mut asked = Asked { at: now, ..Asked::default() };
+        let waits = self.not_before.is_some_and(|at| Instant::now() < at);
         let mut ask = ended.clone();
-        for (queue, n) in self.again.iter().zip(&mut asked.due) {
-            for (_, linkedid) in queue.iter().take_while(|(due, _)| *due <= now) {
+        for (queue, n) in self.again.iter().zip(&mut asked.due).filter(|_| !waits) {
+            for (_, linkedid) in queue.iter().take_while(|(due, _)| *due <= now).take(DUE_MAX) {
                 *n += 1;
                 ask.insert(linkedid.clone());
             }
         }
-        if lasting {
+        let done = if waits { None } else { Some(self.ask(backend, ask).await) };
+        let failed = !matches!(done, Some(Ok(_)));
+        if failed {
+            asked.due = [0; AGAIN.len()];
+        }
+        if lasting || failed {
             asked.new = ended;
         }
+        self.asked = asked;
+        match done {
+            Some(Ok(found)) => {
+                (self.not_before, self.told) = (None, false);
+                found
+            }
+            Some(Err(e)) => {
+                self.put_off(&e);
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn put_off(&mut self, why: &SourceError) {
+        self.not_before = Some(Instant::now() + PAUSE);
+        if !std::mem::replace(&mut self.told, true) {
+            let table = &self.name;
+            tracing::warn!(%table, "recordings cannot be looked up, and are later; calls are shipped without them meanwhile: {why}");
+        }
+    }
+
+    async fn ask(&self, backend: &mut dyn Backend, ask: BTreeSet<String>) -> Result<Vec<FoundRecording>, SourceError> {
+        let Some(shape) = &self.shape else { return Ok(Vec::new()) };
         let ask: Vec<String> = ask.into_iter().collect();
         let mut found = Vec::new();
         for keys in ask.chunks(KEYS) {
@@ -98,7 +147,6 @@ impl RecordingsTable {
                 found.extend(recording(cells));
             }
         }
-        self.asked = asked;
         Ok(found)
     }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::engine::Statement;
 use super::probe::Shape;
 use super::read::{self, ContentPlaces};
-use super::{Lane, Reader, Visit};
+use super::{Lane, Reader, Visit, start};
 use crate::source::{Batch, PlacedRow, SourceError};
 
 /// Rounds and rows one wish may take; a nailed-up channel would tie the calls of a whole day together.
@@ -93,12 +93,10 @@ async fn by_ids(
 /// The parts a table is searched in: the whole where an index helps, else stretches of ids. One scan over all of it could
 /// take longer than `DB_TIMEOUT`, and in SQLite would keep Asterisk from writing meanwhile.
 async fn slices(visit: &mut Visit<'_>, shape: &Shape, indexed: bool) -> Result<Vec<Option<(i64, i64)>>, SourceError> {
-    let (Some(id), false) = (&shape.id, indexed) else { return Ok(vec![None]) };
-    let mut statement = Statement::new(shape.engine);
-    statement.push(&format!("SELECT MIN({id}), MAX({id}) FROM {}", shape.from));
-    let rows = visit.select(&statement).await?;
-    let ends = rows.first().and_then(|cells| Some((cells.first()?.int()?, cells.get(1)?.int()?)));
-    let Some((first, last)) = ends else { return Ok(Vec::new()) };
+    if shape.id.is_none() || indexed {
+        return Ok(vec![None]);
+    }
+    let Some((first, last)) = start::ends(visit, shape).await? else { return Ok(Vec::new()) };
     let length = SLICE.max(last.saturating_sub(first) / SLICES + 1);
     let mut slices = Vec::new();
     let mut low = first;

@@ -60,11 +60,13 @@ pub async fn bisect(
     Ok(first.and_then(|cells| read::id(shape, cells)).unwrap_or(low))
 }
 
-/// Lowest and highest id; `None`: there are no rows.
-async fn ends(visit: &mut Visit<'_>, shape: &Shape) -> Result<Option<(i64, i64)>, SourceError> {
+/// Lowest and highest id; `None`: there are no rows. Two questions in one, since SQLite answers only a single MIN or MAX
+/// from the index: for both together it reads the whole table, and Asterisk cannot write meanwhile.
+pub async fn ends(visit: &mut Visit<'_>, shape: &Shape) -> Result<Option<(i64, i64)>, SourceError> {
     let Some(id) = &shape.id else { return Ok(None) };
     let mut statement = Statement::new(shape.engine);
-    statement.push(&format!("SELECT MIN({id}), MAX({id}) FROM {}", shape.from));
+    let from = &shape.from;
+    statement.push(&format!("SELECT (SELECT MIN({id}) FROM {from}), (SELECT MAX({id}) FROM {from})"));
     let rows = visit.select(&statement).await?;
     Ok(rows.first().and_then(|row| row[0].int().zip(row[1].int())))
 }

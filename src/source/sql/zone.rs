@@ -47,6 +47,25 @@ impl Vote {
         }
     }
 
+    /// No row spoke for any offset.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// Whether the readings are a local clock's rather than UTC's: what four of five votes say, whichever offset they are
+    /// for. Around a change of daylight saving there are two, and no winner.
+    pub fn local(&self) -> Option<bool> {
+        let total: usize = self.counts.values().sum();
+        let utc = self.counts.get(&0).copied().unwrap_or(0);
+        let local = total - utc;
+        match total {
+            0 => None,
+            _ if local * 5 >= total * 4 => Some(true),
+            _ if utc * 5 >= total * 4 => Some(false),
+            _ => None,
+        }
+    }
+
     /// The offset four of five votes are for.
     pub fn winner(&self) -> Option<i32> {
         let total: usize = self.counts.values().sum();

@@ -186,6 +186,24 @@ on_every_backend!(emptied_and_filled_with_the_same_ids, |pbx| {
     assert_eq!(reading.rows(Table::Cel).len(), 49);
 });
 
+on_every_backend!(emptied_before_the_first_row_was_read, |pbx| {
+    let timing = Timing { look_again: 0, ..Timing::default() };
+    // a quiet PBX: what there is was written a day before the start
+    for id in 1..=6 {
+        let uniqueid = pbx.uniqueid(86_400, id);
+        pbx.cel(Some(id), "CHAN_START", 86_400, &uniqueid, &uniqueid).await;
+    }
+    let mut config = pbx.database.config();
+    config.start_from = StartFrom::Now;
+    let mut reading = Reading::timed(&config, timing);
+    assert_eq!(reading.drain().await.expect("reads"), 0);
+    pbx.truncate_cel().await;
+    assert_eq!(reading.drain().await.expect("an empty table is waited for"), 0);
+    events(&mut pbx, 1..=4).await;
+    reading.drain().await.expect("reads");
+    assert_eq!(reading.rows(Table::Cel).len(), 4);
+});
+
 on_every_backend!(purged_up_to_the_cursor, |pbx| {
     let mut reading = Reading::new(&pbx.database.config());
     events(&mut pbx, 1..=5).await;
