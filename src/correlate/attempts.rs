@@ -4,7 +4,7 @@ use super::causes::cause;
 use super::dialling::root_dialler;
 use super::media::Media;
 use super::parties::party;
-use super::scene::{Chan, Scene};
+use super::scene::{Chan, HANGUP_EXTEN_MAX_US, Scene};
 use crate::call::{Attempt, AttemptResult, Seconds, Timestamp};
 
 /// Applications that keep a caller until it hangs up or they are done.
@@ -98,7 +98,14 @@ fn unanswered(scene: &Scene<'_>, ch: usize, root: usize) -> AttemptResult {
     let sibling = |c: &super::scene::Chan<'_>| {
         c.dialled && c.first < stopped && c.answer.is_some_and(|a| scene.same_instant(a, stopped) && a > c.first)
     };
-    let root_gone = by.end.is_some_and(|e| scene.same_instant(e, stopped));
+    // devices are let go when the application ends, those of a queue at times with the channel itself
+    let root_gone = [by.end, by.went_at_end()].iter().flatten().any(|&e| scene.same_instant(e, stopped));
+    // without ends of applications only the status of its last Dial tells that a hangup broke it off
+    let broke_off = by.left_dialplan.is_some_and(|left| {
+        let since = left.micros().saturating_sub(stopped.micros());
+        by.dial_status == "CANCEL" && by.last_app_end.is_none() && (0..=HANGUP_EXTEN_MAX_US).contains(&since)
+    });
+    let root_gone = root_gone || broke_off;
     // whoever went on to another application waited until the time was over
     let went_on = by.last_app_start.is_some_and(|t| t > chan.first && t.plus_micros(50_000) >= stopped);
     if root_gone && !went_on && ended_itself(scene, root) {
@@ -149,7 +156,7 @@ pub(super) fn refused_by_dialplan(scene: &Scene<'_>, ch: usize) -> bool {
     if ["Busy", "Congestion"].iter().any(|a| chan.last_app.eq_ignore_ascii_case(a)) {
         return true;
     }
-    let end = chan.gone();
+    let end = chan.went();
     let ran_until_the_end = HOLDING_APPS.iter().any(|a| chan.last_app.eq_ignore_ascii_case(a))
         && chan.last_app_end.is_none_or(|e| Some(e) < chan.last_app_start || e == end);
     let still_rang = |(i, c): (usize, &Chan<'_>)| {

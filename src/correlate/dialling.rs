@@ -1,7 +1,7 @@
 //! Who dialled whom: the applications that ran, what they dialled, and the device each of it made.
 
 use super::ids;
-use super::scene::Scene;
+use super::scene::{Scene, runs_after_hangup};
 use super::shape;
 use crate::call::{CelEvent, Timestamp};
 
@@ -55,6 +55,8 @@ pub(super) fn app_runs<'a>(scene: &Scene<'a>) -> Vec<AppRun<'a>> {
     for event in &scene.events {
         let chan = &scene.chans[event.ch];
         match event.row.event {
+            // nobody is there any more
+            CelEvent::AppStart | CelEvent::AppEnd if runs_after_hangup(chan, event.row) => {}
             CelEvent::AppStart => {
                 // where ends are logged a second start is a nested application, otherwise the first is over
                 open.retain(|&r| {
@@ -71,7 +73,7 @@ pub(super) fn app_runs<'a>(scene: &Scene<'a>) -> Vec<AppRun<'a>> {
                     name: &event.row.appname,
                     data: &event.row.appdata,
                     start: event.t,
-                    end: chan.gone(),
+                    end: chan.went(),
                     left: false,
                 });
             }
@@ -80,7 +82,8 @@ pub(super) fn app_runs<'a>(scene: &Scene<'a>) -> Vec<AppRun<'a>> {
                 if let Some(at) = open.iter().rposition(ended) {
                     let r = open.remove(at);
                     runs[r].end = event.t;
-                    runs[r].left = chan.end.is_none_or(|e| e > event.t) || chan.last_app_start > Some(runs[r].start);
+                    runs[r].left =
+                        chan.went_at_end().is_none_or(|e| e > event.t) || chan.last_app_start > Some(runs[r].start);
                 }
             }
             _ => {
@@ -107,7 +110,7 @@ pub(super) fn app_runs<'a>(scene: &Scene<'a>) -> Vec<AppRun<'a>> {
                         name: &row.appname,
                         data: &row.appdata,
                         start: since,
-                        end: chan.gone(),
+                        end: chan.went(),
                         left: false,
                     });
                 }

@@ -5,7 +5,7 @@ use super::dialling::AppRun;
 use super::media::{Contact, Media};
 use super::scene::Scene;
 use super::visits::Visits;
-use crate::call::{AttemptResult, CelEvent, HungUpBy, Outcome, QueueOutcome};
+use crate::call::{AttemptResult, CelEvent, HungUpBy, Outcome, QueueOutcome, Timestamp};
 
 /// Who ended the caller's side. `None` while it is up, or where nothing tells.
 pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) -> Option<HungUpBy> {
@@ -14,10 +14,12 @@ pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) ->
     if let Some(by) = named_source(scene, caller, caller) {
         return Some(by);
     }
+    // whoever was let go before the caller's `h` extension ran left with the caller as well
+    let with_caller = |t: Timestamp| scene.same_instant(t, end) || scene.same_instant(t, chan.went());
     // Local channels keep the far side's source from the caller: whoever ended in the same instant may know it
     let mut told = chan.hangup_told;
     for (i, other) in scene.chans.iter().enumerate() {
-        if i == caller || !other.end.is_some_and(|e| scene.same_instant(e, end)) {
+        if i == caller || !other.end.is_some_and(|e| with_caller(e)) {
             continue;
         }
         told |= other.hangup_told;
@@ -30,7 +32,7 @@ pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) ->
     }
     // whoever transfers a call away leaves it by that
     let transfers = |e: &super::scene::Event<'_>| {
-        matches!(e.row.event, CelEvent::BlindTransfer | CelEvent::AttendedTransfer) && scene.same_instant(e.t, end)
+        matches!(e.row.event, CelEvent::BlindTransfer | CelEvent::AttendedTransfer) && with_caller(e.t)
     };
     if scene.events_of(caller).any(transfers) {
         return Some(HungUpBy::Caller);
@@ -38,7 +40,7 @@ pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) ->
     // so does whoever is gone while the party it was connected with goes on, where transfers are not logged
     let goes_on = |c: &Contact| {
         let with = &scene.chans[c.with];
-        scene.same_instant(c.span.to, end) && with.gone() > end && !scene.same_instant(with.gone(), end)
+        with_caller(c.span.to) && with.gone() > end && !with_caller(with.gone())
     };
     if media.contacts.iter().any(goes_on) {
         return Some(HungUpBy::Caller);
@@ -79,7 +81,7 @@ fn by_order(scene: &Scene<'_>, media: &Media<'_>, caller: usize) -> Option<HungU
             _ => None,
         };
     }
-    let rings = scene.chans.iter().any(|c| c.dialled && c.end.is_some_and(|e| scene.same_instant(e, chan.gone())));
+    let rings = scene.chans.iter().any(|c| c.dialled && c.end.is_some_and(|e| scene.same_instant(e, chan.went())));
     rings.then_some(HungUpBy::Caller)
 }
 
@@ -118,7 +120,7 @@ pub(super) fn outcome(call: &Ended<'_, '_>, ended: bool) -> Option<Outcome> {
     if by == Some(HungUpBy::Caller) {
         let in_queue = visits.queues.last().is_some_and(|q| q.outcome == QueueOutcome::Abandoned);
         let rings = tried.iter().any(|t| t.result == AttemptResult::Cancelled);
-        let in_menu = visits.menus.last().is_some_and(|m| scene.same_instant(m.span.to, chan.gone()));
+        let in_menu = visits.menus.last().is_some_and(|m| scene.same_instant(m.span.to, chan.went()));
         if in_queue || rings || in_menu {
             return Some(Outcome::Abandoned);
         }

@@ -83,6 +83,10 @@ pub(super) struct Chan<'a> {
     pub last_app: &'a str,
     /// The last end of an application; where ends are logged.
     pub last_app_end: Option<Timestamp>,
+    /// Its newest row read is such an end.
+    pub last_is_app_end: bool,
+    /// It left the dialplan: what follows at the extension `h` is no more than tidying up.
+    pub left_dialplan: Option<Timestamp>,
     pub bridged: bool,
     /// A device that was rung, not a caller.
     pub dialled: bool,
@@ -110,6 +114,16 @@ impl Chan<'_> {
         self.end.unwrap_or(self.last)
     }
 
+    /// When it went for good: left the dialplan, or ended where no `h` extension ran after it.
+    pub fn went(&self) -> Timestamp {
+        self.left_dialplan.unwrap_or_else(|| self.gone())
+    }
+
+    /// The same, where its end was read.
+    pub fn went_at_end(&self) -> Option<Timestamp> {
+        self.end.map(|e| self.left_dialplan.unwrap_or(e))
+    }
+
     pub fn is_up_at(&self, t: Timestamp) -> bool {
         self.first <= t && self.end.is_none_or(|e| e >= t)
     }
@@ -131,6 +145,11 @@ pub(super) struct Scene<'a> {
     pub cel_rows: u64,
     pub cdr_rows: u64,
 }
+
+/// The extension that runs once a channel has hung up; its HANGUP is written only afterwards.
+const HANGUP_EXTEN: &str = "h";
+/// What runs there takes no longer: an application that ended earlier was not the one the channel left.
+pub(super) const HANGUP_EXTEN_MAX_US: i64 = 5_000_000;
 
 /// Two things that happen in this time are one act.
 const INSTANT_US: i64 = 500_000;
@@ -438,6 +457,14 @@ fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
     if !row.channel.is_empty() {
         chan.last_name = &row.channel;
     }
+    if runs_after_hangup(chan, row) && chan.left_dialplan.is_none() {
+        // the application that the hangup broke off ended just before
+        let broken_off = chan
+            .last_app_end
+            .filter(|e| chan.last_is_app_end && t.micros().saturating_sub(e.micros()) <= HANGUP_EXTEN_MAX_US);
+        chan.left_dialplan = Some(broken_off.unwrap_or(t));
+    }
+    chan.last_is_app_end = row.event == CelEvent::AppEnd;
     let app = row.appname.as_str();
     if app.starts_with("App") {
         let by_dial = app.eq_ignore_ascii_case("AppDial") || app.eq_ignore_ascii_case("AppQueue");
@@ -451,6 +478,7 @@ fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
         CelEvent::Answer => {
             chan.answer.get_or_insert(t);
         }
+        CelEvent::AppStart | CelEvent::AppEnd if chan.left_dialplan.is_some() => {}
         CelEvent::AppStart => {
             chan.own_app = true;
             chan.last_app_start = chan.last_app_start.max(Some(t));
@@ -469,6 +497,11 @@ fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
         CelEvent::BridgeEnter | CelEvent::BridgeStart => chan.bridged = true,
         _ => {}
     }
+}
+
+/// A row of the extension that runs after a hangup; a channel may also have been called at an extension of that name.
+pub(super) fn runs_after_hangup(chan: &Chan<'_>, row: &CelRow) -> bool {
+    row.exten == HANGUP_EXTEN && chan.exten != HANGUP_EXTEN
 }
 
 fn pair_locals(chans: &mut [Chan<'_>]) {

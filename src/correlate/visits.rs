@@ -137,7 +137,7 @@ fn queue(scene: &Scene<'_>, media: &Media<'_>, run: &AppRun<'_>, caller: usize) 
     let met = media.contacts.iter().find(|c| c.span.from >= run.start && c.span.from <= run.end);
     let until = met.map_or(run.end, |c| c.span.from).max(run.start);
     let chan = &scene.chans[caller];
-    let hung_up = chan.end.is_some_and(|e| !run.left && scene.same_instant(e, run.end));
+    let hung_up = chan.went_at_end().is_some_and(|e| !run.left && scene.same_instant(e, run.end));
     let waited_us = until.micros().saturating_sub(run.start.micros());
     let limit_us = run.arg(4).parse::<i64>().ok().and_then(|s| s.checked_mul(1_000_000));
     let outcome = if met.is_some() {
@@ -233,7 +233,7 @@ fn menus(scene: &Scene<'_>, runs: &[AppRun<'_>], caller: usize) -> Vec<Menu> {
     if let Some((from, context)) = open {
         // no application followed: until a device is dialled, or until the end
         let rung = scene.chans.iter().filter(|c| c.dialled && c.first > from).map(|c| c.first).min();
-        let to = rung.unwrap_or_else(|| scene.chans[caller].gone()).max(from);
+        let to = rung.unwrap_or_else(|| scene.chans[caller].went()).max(from);
         menus.push(menu(scene, caller, context, Span { from, to }));
     }
     if !logged {
@@ -260,6 +260,6 @@ fn menu_by_context(scene: &Scene<'_>, caller: usize) -> Option<Menu> {
     let first = scene.events_of(caller).find(|e| is_menu(&e.row.context))?;
     let left = scene.events_of(caller).find(|e| e.t > first.t && !is_menu(&e.row.context)).map(|e| e.t);
     let rung = scene.chans.iter().filter(|c| c.dialled && c.first > first.t).map(|c| c.first).min();
-    let to = [left, rung].into_iter().flatten().min().unwrap_or_else(|| scene.chans[caller].gone());
+    let to = [left, rung].into_iter().flatten().min().unwrap_or_else(|| scene.chans[caller].went());
     Some(menu(scene, caller, known(&first.row.context), Span { from: first.t, to: to.max(first.t) }))
 }

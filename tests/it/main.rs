@@ -8,6 +8,7 @@ mod bad_input;
 mod captures;
 mod demo;
 mod deployment;
+mod dialplans;
 mod documents;
 mod e2e;
 mod env_example;

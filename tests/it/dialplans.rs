@@ -1,0 +1,61 @@
+//! Ways of dialplans and drivers that the captured PBX does not have: rows of a few calls, and what is to be told of them.
+
+use std::fs::File;
+use std::path::Path;
+
+use callferry::call::{CelEvent, Content, Row};
+use callferry::correlate::{Rules, Zone, batch::correlate_all};
+use callferry::source::csv;
+use serde_json::{Value, json};
+
+use crate::captures::{call, rules};
+
+/// The rows of a case.
+fn rows(case: &str) -> Vec<Row> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/dialplans").join(case);
+    let mut rows = csv::read_cel(File::open(dir.join("cel.csv")).expect("the case"), "cel").expect("CEL rows").rows;
+    if let Ok(file) = File::open(dir.join("cdr.csv")) {
+        rows.append(&mut csv::read_cdr(file, "cdr").expect("CDR rows").rows);
+    }
+    rows
+}
+
+/// The one call of these rows as a document.
+fn told_by(rows: Vec<Row>, rules: &Rules) -> Value {
+    let calls: Vec<Content> = correlate_all(rows, rules, &Zone::Named(chrono_tz::Europe::Prague)).calls;
+    assert_eq!(calls.len(), 1);
+    let one = calls.into_iter().next().expect("a call");
+    serde_json::to_value(call(one)).expect("a call is JSON")
+}
+
+fn told(case: &str) -> Value {
+    told_by(rows(case), &rules())
+}
+
+/// Without the ends of applications, as Asterisk's sample configuration logs.
+fn without_ends(case: &str) -> Vec<Row> {
+    let kept = |row: &Row| !matches!(row, Row::Cel(r) if r.event == CelEvent::AppEnd);
+    rows(case).into_iter().filter(kept).collect()
+}
+
+/// Results of all attempts.
+fn results(call: &Value) -> Vec<&str> {
+    let attempts = call["attempts"].as_array().expect("attempts").iter();
+    attempts.map(|a| a["result"].as_str().expect("a result")).collect()
+}
+
+#[test]
+fn a_caller_who_hangs_up_has_gone_before_the_h_extension_runs() {
+    let ringing = [told("h-ringing"), told("h-ringing-slow"), told_by(without_ends("h-ringing-slow"), &rules())];
+    for call in ringing {
+        assert_eq!(call["outcome"], "abandoned");
+        assert_eq!(call["hung_up_by"], "caller");
+        assert_eq!(results(&call), ["cancelled"]);
+    }
+    let queue = told("h-queue");
+    assert_eq!((&queue["outcome"], &queue["queue"]["outcome"]), (&json!("abandoned"), &json!("abandoned")));
+    assert_eq!(results(&queue), ["cancelled"; 3]);
+    let menu = told("h-menu-slow");
+    assert_eq!(menu["outcome"], "abandoned");
+    assert_eq!(menu["ivr_s"], 2.501);
+}
