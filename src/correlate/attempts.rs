@@ -150,7 +150,8 @@ fn own_cause(scene: &Scene<'_>, ch: usize) -> Option<i64> {
 /// keeps the cause of a device that refused also when it goes on to ring another one or to an application.
 pub(super) fn refused_by_dialplan(scene: &Scene<'_>, ch: usize) -> bool {
     let chan = &scene.chans[ch];
-    if !matches!(chan.cause, Some(17 | 34 | 42)) {
+    // of a channel that is up they only play their tone: whoever ends it then is who it says
+    if chan.answer.is_some() || !matches!(chan.cause, Some(17 | 34 | 42)) {
         return false;
     }
     if ["Busy", "Congestion"].iter().any(|a| chan.last_app.eq_ignore_ascii_case(a)) {

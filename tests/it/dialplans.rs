@@ -59,3 +59,10 @@ fn a_caller_who_hangs_up_has_gone_before_the_h_extension_runs() {
     assert_eq!(menu["outcome"], "abandoned");
     assert_eq!(menu["ivr_s"], 2.501);
 }
+
+#[test]
+fn an_answered_caller_hangs_up_itself_whatever_cause_it_carries() {
+    for case in ["answered-keeps-busy-menu", "answered-keeps-busy-voicemail", "answered-keeps-busy-freepbx"] {
+        assert_eq!(told(case)["hung_up_by"], "caller", "{case}");
+    }
+}
