@@ -115,7 +115,8 @@ impl<'a> Tale<'_, 'a> {
         };
         let dst = first.dst.as_str();
         let did = self.own().map(|r| r.row.did.as_str()).find(|d| !d.is_empty());
-        let dialled = shape::is_dialled_number(dst).then_some(dst).or(did).or_else(|| self.called_back_for());
+        // `dst` is rewritten by menus and transfers: with a DID it is where the call was led to
+        let dialled = did.or(shape::is_dialled_number(dst).then_some(dst)).or_else(|| self.called_back_for());
         content.to.number = dialled.and_then(known);
 
         // a conference pairs participants, and a call that was merged in has records of its own from before

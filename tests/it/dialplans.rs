@@ -9,6 +9,7 @@ use callferry::source::csv;
 use serde_json::{Value, json};
 
 use crate::captures::{call, rules};
+use crate::support::expected::captures;
 
 /// The rows of a case.
 fn rows(case: &str) -> Vec<Row> {
@@ -64,5 +65,18 @@ fn a_caller_who_hangs_up_has_gone_before_the_h_extension_runs() {
 fn an_answered_caller_hangs_up_itself_whatever_cause_it_carries() {
     for case in ["answered-keeps-busy-menu", "answered-keeps-busy-voicemail", "answered-keeps-busy-freepbx"] {
         assert_eq!(told(case)["hung_up_by"], "caller", "{case}");
+    }
+}
+
+#[test]
+fn records_alone_tell_the_did_that_was_dialled() {
+    for capture in captures().iter().filter(|c| c.dir.join("cdr_freepbx.csv").exists()) {
+        let file = File::open(capture.dir.join("cdr_freepbx.csv")).expect("records");
+        let records = csv::read_cdr(file, "cdr").expect("CDR rows").rows;
+        for told in correlate_all(records, &rules(), &Zone::Named(chrono_tz::Europe::Prague)).calls {
+            if told.did.is_some() {
+                assert_eq!(told.to.number, told.did, "{}", capture.name);
+            }
+        }
     }
 }
