@@ -198,6 +198,7 @@ fn who(scene: &Scene<'_>, runs: &[AppRun<'_>], caller: usize, content: &mut Cont
         let did = scene.records.iter().find_map(|r| parties::known(&r.row.did));
         content.did = did.or_else(|| number.clone());
         content.forwarded_external = trunk_out.is_some();
+        content.from.name = records::caller_name(scene, caller).or(content.from.name.take());
     }
     // an outside party that was called first went out through its own trunk
     let called_first = || (chan.trunk && chan.dialled).then(|| parties::known(chan.endpoint)).flatten();

@@ -9,6 +9,12 @@ use crate::call::{
     CdrRow, CelRow, Content, Discrepancy, Disposition, FoundRecording, Recording, RecordingMatch, Timestamp,
 };
 
+/// The name that was looked up for the caller: `cnam` of its own records.
+pub(super) fn caller_name(scene: &Scene<'_>, caller: usize) -> Option<String> {
+    let own = scene.records.iter().map(|r| r.row).filter(|r| r.uniqueid == scene.chans[caller].id);
+    own.map(|r| r.cnam.as_str()).find_map(known)
+}
+
 /// Account code, user field and AMA flags: of the caller's records first, then of any, then of CEL.
 pub(super) struct Labels {
     pub accountcode: Option<String>,

@@ -80,3 +80,10 @@ fn records_alone_tell_the_did_that_was_dialled() {
         }
     }
 }
+
+#[test]
+fn the_name_looked_up_for_a_caller_stands_in_its_records() {
+    let call = told("freepbx-cnam");
+    assert_eq!((&call["from"]["name"], &call["from"]["number"]), (&json!("ACME CORP"), &json!("+42060050177")));
+    assert_eq!(call["answered_by"]["name"], "Alice Novak");
+}
