@@ -82,6 +82,7 @@ fn result(scene: &Scene<'_>, media: &Media<'_>, ch: usize, root: usize) -> Attem
         Some(21) => R::Declined,
         Some(3 | 18 | 20 | 27) => R::Unreachable,
         Some(1 | 2 | 22 | 28..=30 | 34 | 38..=66 | 79 | 88 | 111) => R::Failed,
+        Some(code) if refused(chan, code) => R::Failed,
         // a phone that sent the call elsewhere did not answer it
         Some(23) => R::NoAnswer,
         _ if scene.chans[root].dial_status == "CHANUNAVAIL" && chan.end.is_some() && chan.first == chan.gone() => {
@@ -89,6 +90,12 @@ fn result(scene: &Scene<'_>, media: &Media<'_>, ch: usize, root: usize) -> Attem
         }
         _ => unanswered(scene, ch, root),
     }
+}
+
+/// A device that was never answered and names itself as the source of its hangup has refused; those that were given up
+/// name nobody. Any cause that does not tell how it refused is a failure.
+pub(super) fn refused(chan: &Chan<'_>, code: i64) -> bool {
+    chan.answer.is_none() && chan.is_named(&chan.hangup_source) && !matches!(code, 0 | 16..=21 | 23 | 26 | 27)
 }
 
 /// The device just stopped ringing: somebody else had answered, whoever had it rung gave up, or its time was over.

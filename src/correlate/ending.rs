@@ -1,6 +1,6 @@
 //! How it ended: who hung up, why, and what became of the call.
 
-use super::attempts::{Tried, refused_by_dialplan};
+use super::attempts::{Tried, refused, refused_by_dialplan};
 use super::dialling::AppRun;
 use super::media::{Contact, Media};
 use super::scene::Scene;
@@ -171,6 +171,7 @@ fn without_attempts(scene: &Scene<'_>, runs: &[AppRun<'_>], caller: usize) -> Ou
             Some(17) => Outcome::Busy,
             Some(21) => Outcome::Declined,
             Some(1..=3 | 20 | 27 | 34 | 38..=66) => Outcome::Failed,
+            Some(code) if refused(chan, code) => Outcome::Failed,
             _ => Outcome::NoAnswer,
         };
     }

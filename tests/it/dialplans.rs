@@ -87,3 +87,15 @@ fn the_name_looked_up_for_a_caller_stands_in_its_records() {
     assert_eq!((&call["from"]["name"], &call["from"]["number"]), (&json!("ACME CORP"), &json!("+42060050177")));
     assert_eq!(call["answered_by"]["name"], "Alice Novak");
 }
+
+#[test]
+fn a_trunk_that_refuses_has_failed_whatever_the_cause() {
+    for (case, code) in
+        [("trunk-refuses-102", 102), ("trunk-refuses-127", 127), ("trunk-refuses-31", 31), ("trunk-refuses-81", 81)]
+    {
+        let call = told(case);
+        assert_eq!(call["outcome"], "failed", "{case}");
+        assert_eq!(results(&call), ["failed"], "{case}");
+        assert_eq!(call["hangup_cause"]["code"], code, "{case}");
+    }
+}
