@@ -12,7 +12,8 @@ use crate::call::{
 /// The name that was looked up for the caller: `cnam` of its own records.
 pub(super) fn caller_name(scene: &Scene<'_>, caller: usize) -> Option<String> {
     let own = scene.records.iter().map(|r| r.row).filter(|r| r.uniqueid == scene.chans[caller].id);
-    own.map(|r| r.cnam.as_str()).find_map(known)
+    // some dialplans write the number where no name was found
+    own.filter(|r| r.cnam != r.cnum && r.cnam != r.src).map(|r| r.cnam.as_str()).find_map(known)
 }
 
 /// Account code, user field and AMA flags: of the caller's records first, then of any, then of CEL.
