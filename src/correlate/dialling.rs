@@ -131,20 +131,48 @@ pub(super) struct Target<'a> {
 impl<'a> Target<'a> {
     /// The number that is dialled on a trunk, when this target is `endpoint` ("PJSIP/trunk").
     pub fn number_on(&self, endpoint: &str) -> Option<&'a str> {
-        if !self.is_tech(endpoint) {
-            return None;
-        }
-        let peer = ids::peer_of(endpoint);
-        if let Some((number, at)) = self.rest.split_once('@') {
-            return (same(at.split('/').next().unwrap_or(at), peer)).then_some(number);
-        }
-        let (first, number) = self.rest.split_once('/')?;
-        same(first, peer).then(|| number.split('/').next().unwrap_or(number))
+        if self.leads_to(endpoint) { self.number() } else { None }
     }
 
     pub fn is_endpoint(&self, endpoint: &str) -> bool {
-        self.is_tech(endpoint) && same(self.rest.split('/').next().unwrap_or(""), ids::peer_of(endpoint))
-            || self.number_on(endpoint).is_some()
+        self.leads_to(endpoint)
+    }
+
+    fn leads_to(&self, endpoint: &str) -> bool {
+        let peer = ids::peer_of(endpoint);
+        let by_name = || same(self.host(), peer) || same(self.address(), peer);
+        self.is_tech(endpoint) && (by_name() || self.is_group())
+    }
+
+    /// What follows the host's slash, or stands before its `@`: `777@trunk`, `trunk/777`, `user:secret@trunk/777`,
+    /// `trunk/sip:777@host:port`. With a colon before the `@` it is credentials and never a number.
+    fn number(&self) -> Option<&'a str> {
+        let Some((head, tail)) = self.rest.split_once('/') else {
+            return self.rest.contains('@').then(|| user_of(self.rest)).flatten();
+        };
+        // a secret may contain the slash
+        if head.contains(':') && !head.contains('@') && tail.contains('@') {
+            return None;
+        }
+        let dialled = user_of(tail.split('/').next().unwrap_or(tail));
+        dialled.or_else(|| head.contains('@').then(|| user_of(head)).flatten())
+    }
+
+    /// Host or peer, with a port where one stands there.
+    fn address(&self) -> &'a str {
+        let head = self.rest.split('/').next().unwrap_or(self.rest);
+        head.rsplit_once('@').map_or(head, |(_, host)| host)
+    }
+
+    fn host(&self) -> &'a str {
+        let address = self.address();
+        address.split(':').next().unwrap_or(address)
+    }
+
+    /// A group of DAHDI channels (`g1`, `G1`, `r1`, `R1`): any of them may be taken.
+    fn is_group(&self) -> bool {
+        let digits = self.address().strip_prefix(['g', 'G', 'r', 'R']);
+        self.tech.eq_ignore_ascii_case("DAHDI") && digits.is_some_and(|d| d.starts_with(|c: char| c.is_ascii_digit()))
     }
 
     fn is_tech(&self, endpoint: &str) -> bool {
@@ -153,12 +181,25 @@ impl<'a> Target<'a> {
 
     /// The endpoint as a name: `PJSIP/trunk` of `PJSIP/777@trunk`.
     pub fn endpoint(&self) -> String {
-        let peer = match self.rest.split_once('@') {
-            Some((_, at)) => at.split('/').next().unwrap_or(at),
-            None => self.rest.split('/').next().unwrap_or(self.rest),
-        };
+        let peer = self.host();
         format!("{}/{peer}", self.tech)
     }
+}
+
+/// The user of an address: `777` of `777`, of `777@host` and of `sip:777@host:port`. None where a colon tells that it is
+/// not only a user, or where a URI names a host alone.
+fn user_of(address: &str) -> Option<&str> {
+    let uri = ["sip:", "sips:"].iter().find_map(|scheme| {
+        let start = address.get(..scheme.len())?;
+        start.eq_ignore_ascii_case(scheme).then(|| &address[scheme.len()..])
+    });
+    let user = match (uri, uri.unwrap_or(address).split_once('@')) {
+        (Some(_), None) => return None,
+        (Some(_), Some((user, _))) => user.split([':', ';']).next().unwrap_or(user),
+        (None, Some((user, _))) => user,
+        (None, None) => address,
+    };
+    (!user.is_empty() && !user.contains(':')).then_some(user)
 }
 
 fn same(a: &str, b: &str) -> bool {
@@ -320,6 +361,29 @@ mod tests {
         assert_eq!(all[2].number_on("PJSIP/trunk-a"), Some("888"));
         assert_eq!(all[2].endpoint(), "PJSIP/trunk-a");
         assert_eq!(targets(",,").count(), 0);
+    }
+
+    #[test]
+    fn credentials_are_no_numbers() {
+        let one = |text: &'static str| targets(text).next().expect("a target");
+        for (text, endpoint, number) in [
+            ("IAX2/acme:s3cret@out/777", "IAX2/out", Some("777")),
+            ("IAX2/acme:s3cret@out:4569/777@ctx", "IAX2/out", Some("777")),
+            ("IAX2/acme:s3@cret@out/777", "IAX2/out", Some("777")),
+            ("IAX2/acme:s3cret@out", "IAX2/out", None),
+            ("IAX2/acme:s3/cret@out/777", "IAX2/out", None),
+            ("SIP/777:s3cret@out", "SIP/out", None),
+            ("PJSIP/out/sip:777@198.51.100.7:5060", "PJSIP/out", Some("777")),
+            ("PJSIP/out/sip:198.51.100.7:5060", "PJSIP/out", None),
+            ("PJSIP/sip:777:s3cret@out", "PJSIP/out", Some("777")),
+            ("DAHDI/g1/777", "DAHDI/i1", Some("777")),
+            ("DAHDI/i2/777", "DAHDI/i1", None),
+            ("DAHDI/R0/777", "DAHDI/12", Some("777")),
+        ] {
+            assert_eq!(one(text).number_on(endpoint), number, "{text}");
+            let named = one(text).endpoint();
+            assert!(!named.contains("cret") && !named.contains("s3"), "{text}: {named}");
+        }
     }
 
     #[test]

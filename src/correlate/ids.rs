@@ -125,19 +125,24 @@ pub fn local_half(channel: &str) -> Option<(&str, u8)> {
     name.strip_suffix(";2").map(|base| (base, 2))
 }
 
-/// The endpoint behind a channel: `PJSIP/1001-tenantA` of `PJSIP/1001-tenantA-00000001`. Only the last `-xxxxxxxx` is
-/// the channel's own.
+/// The endpoint behind a channel: `PJSIP/1001-tenantA` of `PJSIP/1001-tenantA-00000001`, `DAHDI/i1` of
+/// `DAHDI/i1/777-1e`. Only the last `-x` in hexadecimal is the channel's own.
 pub fn endpoint(channel: &str) -> &str {
     let name = bare_name(channel);
-    match name.rsplit_once('-') {
+    let name = match name.rsplit_once('-') {
         Some((head, tail)) if is_serial(tail) && head.contains('/') => head,
+        _ => name,
+    };
+    // a span of DAHDI has the number of its call in the channel's name
+    match name.match_indices('/').nth(1) {
+        Some((at, _)) if name.starts_with("DAHDI/i") => &name[..at],
         _ => name,
     }
 }
 
-/// Eight hexadecimal digits in current Asterisk; chan_sip's and older ones are of other lengths.
+/// Eight hexadecimal digits of chan_pjsip and chan_sip; chan_iax2 counts from 1, chan_dahdi has what its call has.
 fn is_serial(tail: &str) -> bool {
-    (4..=16).contains(&tail.len()) && tail.bytes().all(|b| b.is_ascii_hexdigit())
+    (1..=16).contains(&tail.len()) && tail.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// An endpoint without its technology: `1001` of `PJSIP/1001`.
@@ -186,6 +191,9 @@ mod tests {
         assert_eq!(endpoint("PJSIP/1001-tenantA-00000001"), "PJSIP/1001-tenantA");
         assert_eq!(endpoint("SIP/trunk-acme-0a1b2c3d<ZOMBIE>"), "SIP/trunk-acme");
         assert_eq!(endpoint("PJSIP/1001"), "PJSIP/1001");
+        assert_eq!(endpoint("IAX2/trunk-acme-503"), "IAX2/trunk-acme");
+        assert_eq!(endpoint("DAHDI/12-1"), "DAHDI/12");
+        assert_eq!(endpoint("DAHDI/i1/060050177-1e"), "DAHDI/i1");
         assert_eq!(local_half("Local/1001@from-queue-00000003;2"), Some(("Local/1001@from-queue-00000003", 2)));
     }
 }

@@ -99,3 +99,28 @@ fn a_trunk_that_refuses_has_failed_whatever_the_cause() {
         assert_eq!(call["hangup_cause"]["code"], code, "{case}");
     }
 }
+
+#[test]
+fn every_form_of_dial_string_tells_trunk_and_number() {
+    for (case, trunk) in [
+        ("iax-credentials", "IAX2/trunk-acme"),
+        ("iax-short-serial", "IAX2/trunk-acme"),
+        ("pjsip-uri", "PJSIP/trunk-acme"),
+        ("dahdi-out", "DAHDI/i1"),
+    ] {
+        let rules = Rules { trunks: vec![trunk.to_owned()], ..Rules::default() };
+        let records = || rows(case).into_iter().filter(|r| matches!(r, Row::Cdr(_))).collect();
+        for call in [told_by(rows(case), &rules), told_by(records(), &rules)] {
+            assert_eq!((&call["direction"], &call["trunk_out"]), (&json!("outbound"), &json!(trunk)), "{case}");
+            assert_eq!(call["answered_by"]["number"], "777150001", "{case}");
+            assert!(!call.to_string().contains("s3cret"), "{case}");
+        }
+    }
+    let dahdi = told_by(rows("dahdi-in"), &Rules { trunks: vec!["DAHDI/*".to_owned()], ..Rules::default() });
+    assert_eq!((&dahdi["direction"], &dahdi["trunk_in"]), (&json!("inbound"), &json!("DAHDI/i1")));
+    let hairpin = told("pjsip-uri-hairpin");
+    assert_eq!(hairpin["forwarded_external"], true);
+    for attempt in hairpin["attempts"].as_array().expect("attempts") {
+        assert!(!attempt["party"]["number"].to_string().contains(['@', ':']), "{attempt}");
+    }
+}
