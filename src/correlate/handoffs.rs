@@ -60,7 +60,7 @@ impl Course<'_, '_> {
             return;
         }
         let exten = extra::get(&event.row.extra, "extension");
-        let target = self.target_after(event.t, event.ch, transferee);
+        let target = self.target_after(event.t, event.ch, transferee, exten.as_deref());
         let to = match target {
             Some(t) => party(self.scene, self.tried[t].ch),
             None => Party { number: exten.as_deref().and_then(known), ..Party::default() },
@@ -96,7 +96,7 @@ impl Course<'_, '_> {
         // what the second line was still trying may be answered by somebody who rang later: the next agent of a queue
         let waits = extra::get(&event.row.extra, "app").is_some_and(|app| is_dialler(&app));
         let later = || {
-            let x = self.target_after(event.t, event.ch, transferee)?;
+            let x = self.target_after(event.t, event.ch, transferee, None)?;
             (self.tried[x].result == AttemptResult::Answered).then(|| self.tried[x].ch)
         };
         let nobody_yet = target.is_none_or(|t| scene.chans[t].answer.is_none());
@@ -198,7 +198,7 @@ impl Course<'_, '_> {
             {
                 continue;
             }
-            let target = self.target_after(t, usize::MAX, Some(self.caller));
+            let target = self.target_after(t, usize::MAX, Some(self.caller), None);
             let to = match target {
                 Some(x) => party(self.scene, self.tried[x].ch),
                 None => Party { number: known(visit.exten_out), ..Party::default() },
@@ -326,7 +326,13 @@ impl Course<'_, '_> {
 
     /// The attempt a blind transfer led to: of those made from then on by the transferee (or a Local pair in its place)
     /// an answered one first, before any further transfer of the same call.
-    fn target_after(&self, t: Timestamp, transferer: usize, transferee: Option<usize>) -> Option<usize> {
+    fn target_after(
+        &self,
+        t: Timestamp,
+        transferer: usize,
+        transferee: Option<usize>,
+        exten: Option<&str>,
+    ) -> Option<usize> {
         let next = self.scene.events.iter().find(|e| {
             e.t > t && matches!(e.row.event, CelEvent::BlindTransfer | CelEvent::AttendedTransfer | CelEvent::ParkStart)
         });
@@ -341,15 +347,24 @@ impl Course<'_, '_> {
         };
         let all: Vec<usize> = (0..self.tried.len()).collect();
         let answered = |x: &&usize| self.tried[**x].result == AttemptResult::Answered;
-        let own = |x: &&usize| after(x) && !self.is_recall(self.tried[**x].ch, transferer);
+        let own = |x: &&usize| after(x) && !self.is_recall(self.tried[**x].ch, transferer, exten);
         all.iter().filter(own).find(answered).or_else(|| all.iter().find(own)).copied()
     }
 
-    /// The transferer's own phone rings again.
-    fn is_recall(&self, ch: usize, transferer: usize) -> bool {
-        transferer < self.scene.chans.len()
-            && self.scene.chans[ch].app_dial2
-            && self.scene.chans[ch].endpoint == self.scene.chans[transferer].endpoint
+    /// The transferer's own phone rings again, alone, and was not what the transfer asked for.
+    fn is_recall(&self, ch: usize, transferer: usize, exten: Option<&str>) -> bool {
+        let Some(own) = self.scene.chans.get(transferer) else { return false };
+        let chan = &self.scene.chans[ch];
+        if chan.endpoint != own.endpoint {
+            return false;
+        }
+        // in a group or queue it rings with the others
+        let together = |t: &Tried| {
+            let other = &self.scene.chans[t.ch];
+            t.ch != ch && other.endpoint != own.endpoint && self.scene.same_instant(other.first, chan.first)
+        };
+        let asked_for = exten.is_some() && exten == chan.extension;
+        chan.app_dial2 || !asked_for && !self.tried.iter().any(together)
     }
 
     /// A consultation's target where the row does not name it: what the second line, or the transferer, dialled last;

@@ -124,3 +124,16 @@ fn every_form_of_dial_string_tells_trunk_and_number() {
         assert!(!attempt["party"]["number"].to_string().contains(['@', ':']), "{attempt}");
     }
 }
+
+#[test]
+fn a_blind_transfer_that_comes_back_went_to_whom_it_was_sent() {
+    let call = told("blind-returned");
+    let transfers = call["transfers"].as_array().expect("transfers");
+    assert_eq!(transfers.len(), 1);
+    let one = &transfers[0];
+    assert_eq!(
+        (&one["to"]["number"], &one["answered"], &one["returned"]),
+        (&json!("1003"), &json!(false), &json!(true))
+    );
+    assert_eq!(call["finally_with"]["number"], "1001");
+}
