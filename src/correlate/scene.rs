@@ -139,6 +139,8 @@ pub(super) struct Scene<'a> {
     /// The table keeps whole seconds only.
     pub whole_seconds: bool,
     pub has_bridges: bool,
+    /// Details of hangups are JSON, as Asterisk has them since 12.
+    pub json_details: bool,
     /// More than Asterisk's sample event list is switched on.
     pub rich_events: bool,
     /// Distinct rows.
@@ -167,6 +169,7 @@ impl<'a> Scene<'a> {
             rules,
             whole_seconds: !events.iter().any(fraction),
             has_bridges: false,
+            json_details: false,
             rich_events: false,
             cel_rows,
             cdr_rows: records.len() as u64,
@@ -177,6 +180,7 @@ impl<'a> Scene<'a> {
         };
         for event in &scene.events {
             scene.has_bridges |= matches!(event.row.event, CelEvent::BridgeEnter | CelEvent::BridgeStart);
+            scene.json_details |= event.row.event == CelEvent::Hangup && event.row.extra.starts_with('{');
             scene.rich_events |= !matches!(
                 event.row.event,
                 CelEvent::AppStart

@@ -109,6 +109,11 @@ pub(super) fn visits(scene: &Scene<'_>, runs: &[AppRun<'_>], media: &Media<'_>, 
         }
     }
     meetings_by_bridge(scene, media, caller, &mut visits.meetings);
+    // ConfBridge turned the caller away, at its PIN for one: where details are JSON (Asterisk 12 and later) it logs a bridge
+    if !scene.has_bridges && scene.json_details {
+        let bridged = |m: &Meeting| !runs.iter().any(|r| r.is(&["ConfBridge"]) && r.start == m.span.from);
+        visits.meetings.retain(bridged);
+    }
     visits.menus = menus(scene, runs, caller);
     visits
 }

@@ -137,3 +137,10 @@ fn a_blind_transfer_that_comes_back_went_to_whom_it_was_sent() {
     );
     assert_eq!(call["finally_with"]["number"], "1001");
 }
+
+#[test]
+fn a_conference_that_let_nobody_in_was_none() {
+    let call = told("conference-not-joined");
+    assert_eq!(call["outcome"], "self_service");
+    assert!(call["answered_at"].is_null() && call["answered_by"].is_null() && call["conference"].is_null());
+}
