@@ -294,6 +294,16 @@ fn pbx_answer(
         e.row.event == CelEvent::Answer && !passes_on && (!with_person || greets || app.eq_ignore_ascii_case("Answer"))
     };
     let at = scene.events_of(caller).find(by_pbx).map(|e| e.t);
+    // through a Local pair the caller's own answer belongs to Dial, and the dialplan behind it has answered
+    let through_local = || {
+        let answer = scene.chans[caller].answer?;
+        let alone = contact.is_none_or(|c| answer < c && !scene.same_instant(c, answer));
+        let behind = |e: &&super::scene::Event<'_>| {
+            scene.chans[e.ch].local == 2 && e.t <= answer && by_pbx(e) && visits::is_callers_side(scene, e.ch, caller)
+        };
+        (alone && scene.events.iter().any(|e| behind(&e))).then_some(answer)
+    };
+    let at = at.or_else(through_local);
     // a mailbox that was reached has answered, also where the row of it is missing
     at.or_else(|| {
         let reached = runs.iter().find(|r| r.ch == caller && r.is(&["VoiceMail"]))?;

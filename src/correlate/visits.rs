@@ -123,7 +123,7 @@ fn turned_away(run: &AppRun<'_>) -> bool {
     run.left && run.end.micros().saturating_sub(run.start.micros()) < GREETING_MIN_US
 }
 
-fn is_callers_side(scene: &Scene<'_>, ch: usize, caller: usize) -> bool {
+pub(super) fn is_callers_side(scene: &Scene<'_>, ch: usize, caller: usize) -> bool {
     if ch == caller {
         return true;
     }

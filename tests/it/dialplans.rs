@@ -144,3 +144,13 @@ fn a_conference_that_let_nobody_in_was_none() {
     assert_eq!(call["outcome"], "self_service");
     assert!(call["answered_at"].is_null() && call["answered_by"].is_null() && call["conference"].is_null());
 }
+
+#[test]
+fn the_pbx_answers_also_through_a_local_pair() {
+    for case in ["mailbox-through-local", "queue-through-local"] {
+        assert_eq!(told(case)["pbx_answered_at"].as_str().map(|t| &t[..22]), Some("2026-11-21T22:26:40.00"), "{case}");
+    }
+    assert!(
+        told("queue-through-local")["answered_at"].as_str() > told("queue-through-local")["pbx_answered_at"].as_str()
+    );
+}
