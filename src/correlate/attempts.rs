@@ -131,11 +131,25 @@ fn unanswered(scene: &Scene<'_>, ch: usize, root: usize) -> AttemptResult {
 pub(super) fn ended_itself(scene: &Scene<'_>, ch: usize) -> bool {
     let chan = &scene.chans[ch];
     if chan.hangup_told {
-        let own = chan.is_named(&chan.hangup_source);
+        let own = chan.is_named(&chan.hangup_source) || gave_up(scene, ch);
         return own && !refused_by_dialplan(scene, ch);
     }
     // nothing was told: it ended while an application was still dialling
     !["Hangup", "Busy", "Congestion"].iter().any(|a| chan.last_app.eq_ignore_ascii_case(a))
+}
+
+/// Some drivers name no source ever. A Dial that ends with CANCEL was broken off by the hangup of its channel, unless that
+/// is of another one before: what it rang stopped with it.
+pub(super) fn gave_up(scene: &Scene<'_>, ch: usize) -> bool {
+    let chan = &scene.chans[ch];
+    let stopped = |(i, c): (usize, &Chan<'_>)| {
+        c.dialled
+            && c.answer.is_none()
+            && c.end.is_some_and(|e| scene.same_instant(e, chan.went()) || scene.same_instant(e, chan.gone()))
+            && !c.is_named(&c.hangup_source)
+            && root_dialler(scene, i) == Some(ch)
+    };
+    chan.hangup_source.is_empty() && chan.dial_status == "CANCEL" && scene.chans.iter().enumerate().any(stopped)
 }
 
 /// The cause a device gave. Those that still ring when the dialler gives up end with the cause an earlier one refused

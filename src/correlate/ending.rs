@@ -1,6 +1,6 @@
 //! How it ended: who hung up, why, and what became of the call.
 
-use super::attempts::{Tried, refused, refused_by_dialplan};
+use super::attempts::{Tried, gave_up, refused, refused_by_dialplan};
 use super::dialling::AppRun;
 use super::media::{Contact, Media};
 use super::scene::Scene;
@@ -13,6 +13,9 @@ pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) ->
     let end = chan.end?;
     if let Some(by) = named_source(scene, caller, caller) {
         return Some(by);
+    }
+    if gave_up(scene, caller) {
+        return Some(HungUpBy::Caller);
     }
     // whoever was let go before the caller's `h` extension ran left with the caller as well
     let with_caller = |t: Timestamp| scene.same_instant(t, end) || scene.same_instant(t, chan.went());

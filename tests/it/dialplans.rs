@@ -154,3 +154,13 @@ fn the_pbx_answers_also_through_a_local_pair() {
         told("queue-through-local")["answered_at"].as_str() > told("queue-through-local")["pbx_answered_at"].as_str()
     );
 }
+
+#[test]
+fn a_caller_gives_up_also_where_the_driver_names_no_source() {
+    for case in ["no-source-ringing", "no-source-queue"] {
+        let call = told(case);
+        assert_eq!((&call["outcome"], &call["hung_up_by"]), (&json!("abandoned"), &json!("caller")), "{case}");
+        assert!(results(&call).iter().all(|r| *r == "cancelled"), "{case}");
+    }
+    assert_eq!(told("no-source-queue")["queue"]["outcome"], "abandoned");
+}
