@@ -283,7 +283,8 @@ fn write_entry(conn: &Connection, s: &Settled, now: Timestamp) -> Result<i64> {
         conn.prepare_cached(
             "UPDATE ledger SET id = ?1, revision = ?2, state = ?3, content_hash = ?4, started_at = ?5, ended_at = ?6,
                  supersedes = ?7, frozen = ?8, rows = ?9, zone = ?10, updated_at = ?11, merged_into = NULL,
-                 rules = ?13
+                 rules = ?13, delivered = iif(revision = ?2, delivered, NULL),
+                 undelivered = iif(revision = ?2, undelivered, NULL)
              WHERE call = ?12",
         )?
         .execute(values)?;
@@ -300,7 +301,8 @@ fn write_entry(conn: &Connection, s: &Settled, now: Timestamp) -> Result<i64> {
 
 fn absorb(conn: &Connection, absorbed: &Absorbed, into: i64, id: &str, now: Timestamp) -> Result<()> {
     conn.prepare_cached(
-        "UPDATE ledger SET state = 'merged', merged_into = ?2, revision = ?3, updated_at = ?4 WHERE call = ?1",
+        "UPDATE ledger SET state = 'merged', merged_into = ?2, revision = ?3, updated_at = ?4, delivered = NULL,
+             undelivered = NULL WHERE call = ?1",
     )?
     .execute(params![absorbed.call, id, absorbed.revision, now.micros()])?;
     // calls merged into this one before point at the survivor too

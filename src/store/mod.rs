@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod meta;
 mod open;
 pub mod outbox;
+pub mod reached;
 pub mod recordings;
 pub mod requests;
 pub mod retention;

@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0005_undelivered.sql"),
     include_str!("../../migrations/0006_forgotten.sql"),
     include_str!("../../migrations/0007_journal_numbers.sql"),
+    include_str!("../../migrations/0008_delivered.sql"),
 ];
 
 /// Pages of write-ahead log after which a commit also carries it into the database: 16 MB.

@@ -6,7 +6,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::Result;
+use super::{Result, reached};
 use crate::call::Timestamp;
 
 /// How long the ledger knows a call, days.
@@ -109,16 +109,8 @@ pub fn delivered(conn: &Connection, deliveries: &[i64], ended_before: Timestamp)
 }
 
 fn let_go(conn: &Connection, call: i64) -> Result<()> {
-    // what a sink never got has to be known when somebody counts
-    conn.prepare_cached(
-        "UPDATE ledger SET undelivered = nullif((
-             SELECT json_group_array(DISTINCT d.sink) FROM delivery d WHERE d.call = ?1 AND d.state IN (2, 4)
-                AND NOT EXISTS (SELECT 1 FROM delivery e WHERE e.call = ?1 AND e.sink = d.sink
-                                AND e.revision > d.revision)), '[]')
-          WHERE call = ?1 AND (undelivered IS NOT NULL
-             OR EXISTS (SELECT 1 FROM delivery d WHERE d.call = ?1 AND d.state IN (2, 4)))",
-    )?
-    .execute([call])?;
+    // what a sink got, and what it never got, has to be known when somebody counts
+    reached::write_down(conn, call)?;
     for sql in [
         "DELETE FROM delivery WHERE call = ?1",
         "DELETE FROM document WHERE call = ?1",

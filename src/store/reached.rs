@@ -1,0 +1,239 @@
+//! Which sinks a call's newest revision has reached, also long after its deliveries were let go; and queueing it again,
+//! under the revision it has, for sinks that lack it. A sink is never said to have what nobody knows it has.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::ledger::{self, State};
+use super::{Result, StoreError};
+use crate::call::Timestamp;
+
+/// How the newest revision of a call stands at one sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AtSink {
+    Acknowledged,
+    Pending {
+        last_error: Option<String>,
+    },
+    /// Given up, and there to be sent again.
+    Dead {
+        last_error: Option<String>,
+    },
+    /// Given up, and dropped by hand, to make room, or kept longer than dead letters are.
+    GivenUp,
+    /// This revision was never queued for the sink, which was not configured then.
+    NotQueued,
+    /// Its deliveries were let go by a version that did not write down who got it.
+    Unknown,
+}
+
+impl AtSink {
+    /// The sink does not have it, and nothing of it waits or can be retried.
+    pub const fn is_lacking(&self) -> bool {
+        matches!(self, Self::GivenUp | Self::NotQueued)
+    }
+}
+
+/// How a call that was told stands at a sink.
+pub fn at_sink(conn: &Connection, call: i64, sink: &str) -> Result<AtSink> {
+    type Found = (Option<i64>, Option<String>, Option<String>, Option<String>, bool);
+    let found: Option<Found> = conn
+        .prepare_cached(
+            "SELECT d.state, d.last_error, l.delivered, l.undelivered,
+                    EXISTS (SELECT 1 FROM document o WHERE o.call = l.call AND o.revision = l.revision)
+               FROM ledger l LEFT JOIN delivery d ON d.call = l.call AND d.sink = ?2 AND d.revision = l.revision
+              WHERE l.call = ?1",
+        )?
+        .query_row(params![call, sink], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
+        .optional()?;
+    let Some((state, last_error, delivered, undelivered, has_document)) = found else { return Ok(AtSink::Unknown) };
+    let named = |list: &Option<String>| {
+        let names: Vec<String> = list.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        names.iter().any(|name| name == sink)
+    };
+    Ok(match state {
+        Some(0) => AtSink::Pending { last_error },
+        Some(1) => AtSink::Acknowledged,
+        Some(2) => AtSink::Dead { last_error },
+        Some(_) => AtSink::GivenUp,
+        None if named(&delivered) => AtSink::Acknowledged,
+        None if named(&undelivered) => AtSink::GivenUp,
+        None if delivered.is_some() || has_document && undelivered.is_none() => AtSink::NotQueued,
+        None => AtSink::Unknown,
+    })
+}
+
+/// Writes down who got a call's newest revision and who did not, before its deliveries are let go. What an earlier time
+/// told of sinks that were not asked again stays.
+pub(super) fn write_down(conn: &Connection, call: i64) -> Result<()> {
+    conn.prepare_cached(
+        "UPDATE ledger SET
+             delivered = (SELECT json_group_array(sink) FROM (
+                 SELECT d.sink AS sink FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision AND d.state = 1
+                 UNION SELECT j.value FROM json_each(coalesce(ledger.delivered, '[]')) j WHERE j.value NOT IN (
+                     SELECT d.sink FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision))),
+             undelivered = nullif((SELECT json_group_array(sink) FROM (
+                 SELECT d.sink AS sink FROM delivery d
+                  WHERE d.call = ?1 AND d.revision = ledger.revision AND d.state IN (2, 4)
+                 UNION SELECT j.value FROM json_each(coalesce(ledger.undelivered, '[]')) j WHERE j.value NOT IN (
+                     SELECT d.sink FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision))), '[]')
+          WHERE call = ?1 AND EXISTS (
+              SELECT 1 FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision)",
+    )?
+    .execute([call])?;
+    Ok(())
+}
+
+/// What a revision consists of, built once more: the same content as was queued then.
+#[derive(Clone, Debug)]
+pub struct Content {
+    pub document: String,
+    /// The rows as a sink asked for them.
+    pub raw_rows: Option<Vec<u8>>,
+    pub folded: Option<Vec<u8>>,
+    pub rows: i64,
+}
+
+/// A call that sinks lack.
+#[derive(Clone, Debug)]
+pub struct Lacking {
+    pub call: i64,
+    pub id: String,
+    pub revision: i64,
+    pub sinks: Vec<&'static str>,
+    /// `None`: its document is still there.
+    pub content: Option<Content>,
+    /// What tells receivers that other calls are part of this one: number, id, revision, document.
+    pub tombstones: Vec<(i64, String, i64, String)>,
+}
+
+/// Whether the document of this revision is there, and its frozen rows.
+pub fn document(conn: &Connection, call: i64, revision: i64) -> Result<Option<(i64, bool)>> {
+    Ok(conn
+        .prepare_cached("SELECT doc, rows IS NOT NULL FROM document WHERE call = ?1 AND revision = ?2")?
+        .query_row([call, revision], |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?)
+}
+
+/// Queues a call for the sinks that lack it, and for no other. The revision and with it the key stay, so that a receiver
+/// that has it after all counts it once. False: the call has changed since, or the sinks have it.
+pub fn queue(conn: &Connection, lacking: &Lacking, now: Timestamp) -> Result<bool> {
+    let Some(entry) = ledger::entry(conn, lacking.call)? else { return Ok(false) };
+    if entry.state != State::Shipped || entry.revision != lacking.revision || entry.id != lacking.id {
+        return Ok(false);
+    }
+    let mut sinks = Vec::new();
+    for sink in &lacking.sinks {
+        if at_sink(conn, lacking.call, sink)?.is_lacking() {
+            sinks.push(*sink);
+        }
+    }
+    if sinks.is_empty() {
+        return Ok(false);
+    }
+    let Some(doc) = kept_or_new(conn, lacking, now)? else { return Ok(false) };
+    let mut survivors = Vec::with_capacity(sinks.len());
+    for sink in sinks {
+        survivors.push((sink, queue_one(conn, sink, (lacking.call, &lacking.id, lacking.revision), doc, None, now)?));
+    }
+    for (call, id, revision, document) in &lacking.tombstones {
+        let entry = ledger::entry(conn, *call)?;
+        if !entry.is_some_and(|e| e.state == State::Merged && e.revision == *revision) {
+            continue;
+        }
+        for (sink, after) in &survivors {
+            if at_sink(conn, *call, sink)?.is_lacking() {
+                let doc = match self::document(conn, *call, *revision)? {
+                    Some((doc, _)) => doc,
+                    None => insert(conn, *call, *revision, document, None, now)?,
+                };
+                queue_one(conn, sink, (*call, id, *revision), doc, Some(*after), now)?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The document that is there, or the one that was built once more. `None`: neither.
+fn kept_or_new(conn: &Connection, lacking: &Lacking, now: Timestamp) -> Result<Option<i64>> {
+    let kept = document(conn, lacking.call, lacking.revision)?;
+    let Some(content) = &lacking.content else { return Ok(kept.map(|(doc, _)| doc)) };
+    let doc = match kept {
+        Some((doc, has_rows)) => {
+            if let (false, Some(rows)) = (has_rows, &content.raw_rows) {
+                conn.prepare_cached("UPDATE document SET rows = ?2 WHERE doc = ?1")?.execute(params![doc, rows])?;
+            }
+            doc
+        }
+        None => {
+            let rows = content.raw_rows.as_deref();
+            insert(conn, lacking.call, lacking.revision, &content.document, rows, now)?
+        }
+    };
+    // with its rows it is let go like any other call
+    if let Some(body) = &content.folded {
+        conn.prepare_cached("INSERT OR IGNORE INTO folded (call, rows, body, folded_at) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![lacking.call, content.rows, body, now.micros()])?;
+    }
+    Ok(Some(doc))
+}
+
+fn insert(conn: &Connection, call: i64, revision: i64, body: &str, rows: Option<&[u8]>, now: Timestamp) -> Result<i64> {
+    conn.prepare_cached("INSERT INTO document (call, revision, body, rows, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![call, revision, body, rows, now.micros()])?;
+    Ok(conn.last_insert_rowid())
+}
+
+fn queue_one(
+    conn: &Connection,
+    sink: &str,
+    (call, id, revision): (i64, &str, i64),
+    doc: i64,
+    after: Option<i64>,
+    now: Timestamp,
+) -> Result<i64> {
+    conn.prepare_cached(
+        "INSERT INTO delivery (sink, call, call_id, revision, doc, due_at, queued_at, after)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
+         ON CONFLICT (call, sink, revision) DO UPDATE SET state = 0, flight = 0, due_at = excluded.due_at,
+             queued_at = excluded.queued_at, doc = excluded.doc, after = excluded.after, finished_at = NULL, attempts = 0,
+             refused = 0, age = 0, tried_up = NULL, last_error = NULL, body = NULL, batch = NULL
+         RETURNING delivery",
+    )?
+    .query_row(params![sink, call, id, revision, doc, now.micros(), after], |r| r.get(0))
+    .map_err(StoreError::from)
+}
+
+/// The calls the ledger was told of that began between two moments, by number.
+pub fn told(conn: &Connection, from: Timestamp, to: Timestamp) -> Result<Vec<i64>> {
+    let mut statement = conn.prepare(
+        "SELECT call FROM ledger WHERE state IN ('shipped', 'in_progress') AND started_at >= ?1 AND started_at < ?2
+          ORDER BY started_at, call",
+    )?;
+    let calls = statement.query_map([from.micros(), to.micros()], |r| r.get(0))?;
+    Ok(calls.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A call that was told, as far as the ledger tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub id: String,
+    pub started_at: Timestamp,
+    pub is_over: bool,
+}
+
+/// `None`: it is not told any more.
+pub fn told_call(conn: &Connection, call: i64) -> Result<Option<Told>> {
+    let read = |r: &rusqlite::Row<'_>| {
+        Ok(Told { id: r.get(0)?, started_at: Timestamp::from_micros(r.get(1)?), is_over: r.get(2)? })
+    };
+    Ok(conn
+        .prepare_cached(
+            "SELECT id, coalesce(started_at, 0), state = 'shipped' FROM ledger
+              WHERE call = ?1 AND state IN ('shipped', 'in_progress')",
+        )?
+        .query_row([call], read)
+        .optional()?)
+}
+
+#[cfg(test)]
+mod tests;
