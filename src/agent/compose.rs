@@ -246,6 +246,18 @@ fn document(head: &Head<'_>, content: &Content, text: &str) -> Result<String> {
     Ok(document)
 }
 
+/// The document of the revision that receivers know, of a call that was built as it was then.
+pub fn document_again(built: &Built, entry: &Entry, frame: &Frame) -> Result<String> {
+    let head = Head {
+        schema: SCHEMA,
+        id: &entry.id,
+        revision: entry.revision,
+        supersedes: &entry.supersedes,
+        source: &frame.source,
+    };
+    Ok(without_nul(document(&head, &built.content, &built.text)?))
+}
+
 /// Takes the escape of U+0000 out of JSON: it means nothing in a name or a path, and databases refuse documents with it.
 fn without_nul(json: String) -> String {
     const NUL: &str = "\\u0000";
@@ -287,19 +299,20 @@ fn first_revision(frame: &Frame, began: Timestamp) -> i64 {
 fn absorbed(entry: &Entry, into: &str) -> Result<Absorbed> {
     let told = entry.state.is_told();
     let revision = entry.revision + i64::from(told);
-    let tombstone = if told {
-        let tombstone = Tombstone {
-            schema: SCHEMA.to_owned(),
-            id: entry.id.clone(),
-            revision,
-            state: CallState::Merged,
-            merged_into: into.to_owned(),
-        };
-        Some(serde_json::to_string(&tombstone).map_err(|e| StoreError::Content(e.to_string()))?)
-    } else {
-        None
-    };
+    let tombstone = if told { Some(tombstone(&entry.id, revision, into)?) } else { None };
     Ok(Absorbed { call: entry.call, id: entry.id.clone(), revision, tombstone })
+}
+
+/// The document that tells receivers that a call is part of another.
+pub fn tombstone(id: &str, revision: i64, into: &str) -> Result<String> {
+    let tombstone = Tombstone {
+        schema: SCHEMA.to_owned(),
+        id: id.to_owned(),
+        revision,
+        state: CallState::Merged,
+        merged_into: into.to_owned(),
+    };
+    serde_json::to_string(&tombstone).map_err(|e| StoreError::Content(e.to_string()))
 }
 
 /// The keys that lead to a part of a nailed-up channel's group: what the channel shares with other parts is left out.

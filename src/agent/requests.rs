@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::forget;
-use super::history::backfill::{Job, Order, Progress};
+use super::history::backfill::{Job, Order, Progress, STOPPED};
 use crate::ship::Clock;
 use crate::store::dead::{self, Action, Cursor, Which};
 use crate::store::requests::{self, Request, State};
@@ -69,7 +69,7 @@ async fn stop_backfills(store: &Store, clock: &Clock) -> Result<usize> {
         let open = requests::open(conn)?;
         let jobs: Vec<i64> = open.iter().filter(|r| r.kind == "backfill").map(|r| r.request).collect();
         for job in &jobs {
-            requests::answer(conn, *job, State::Failed, "stopped by `callferry backfill --stop`", now)?;
+            requests::answer(conn, *job, State::Failed, STOPPED, now)?;
         }
         Ok(jobs.len())
     });

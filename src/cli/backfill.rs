@@ -11,7 +11,7 @@ use super::ask::ask;
 use super::past::{Past, PastError};
 use super::text::{count, listed, printable, thousands};
 use super::{OK, RUNTIME, progress, say, span};
-use crate::agent::history::backfill::{Order, Progress};
+use crate::agent::history::backfill::{Order, Progress, STOPPED, Shipping};
 use crate::agent::history::compare::Standing;
 use crate::agent::requests::Wish;
 use crate::agent::{self, AgentError, Options, Summary};
@@ -94,9 +94,9 @@ async fn backfill(config: Config, args: &Args) -> Result<u8, PastError> {
     let bar = progress::bar(true);
     loop {
         let done = if store::agent_runs(&dir) {
-            watch(&past.conn, &dir, request, &bar, None).await?
+            watch(&past.conn, &dir, request, &order, &bar, None).await?
         } else {
-            ourselves(&past, request, &bar).await?
+            ourselves(&past, request, &order, &bar).await?
         };
         if let Some(code) = done {
             return Ok(code);
@@ -128,13 +128,13 @@ fn so_far(request: &Request) -> Progress {
 }
 
 /// This command is the agent for as long as there is something to do; nothing new is read meanwhile.
-async fn ourselves(past: &Past, request: i64, bar: &progress::Bar) -> Result<Option<u8>, PastError> {
+async fn ourselves(past: &Past, request: i64, order: &Order, bar: &progress::Bar) -> Result<Option<u8>, PastError> {
     let mut config = past.config.clone();
     config.monitoring = None;
     config.recordings.files = None;
     let options = Options { once: true, requests_only: true };
     let running = tokio::spawn(async move { agent::run(&config, &options, CancellationToken::new()).await });
-    watch(&past.conn, &past.config.state.dir, request, bar, Some(running)).await
+    watch(&past.conn, &past.config.state.dir, request, order, bar, Some(running)).await
 }
 
 type Running = tokio::task::JoinHandle<Result<Summary, AgentError>>;
@@ -144,11 +144,13 @@ async fn watch(
     conn: &Connection,
     dir: &Path,
     request: i64,
+    order: &Order,
     bar: &progress::Bar,
     mut ours: Option<Running>,
 ) -> Result<Option<u8>, PastError> {
     let begun = Instant::now();
     let mut first: Option<u64> = None;
+    let mut last = Progress::default();
     loop {
         let Some(row) = requests::get(conn, request)? else {
             return Err(PastError::Told("the backfill is gone from the state".to_owned()));
@@ -164,9 +166,14 @@ async fn watch(
                 };
                 if row.state == State::Failed {
                     let why = row.answer.unwrap_or_else(|| "no reason is known".to_owned());
+                    if why == STOPPED {
+                        let so_far = summary(&last, false);
+                        return Err(PastError::Told(format!("the backfill was {STOPPED} before its end; {so_far}")));
+                    }
                     return Err(PastError::Told(format!("the backfill was refused: {why}")));
                 }
-                say(summary(&now));
+                say(summary(&now, false));
+                tell_tenants(order, &now);
                 ended.transpose()?;
                 return Ok(Some(OK));
             }
@@ -177,11 +184,7 @@ async fn watch(
         let message = match (&row.state, &now.waiting) {
             (State::New, _) => "waits for the agent".to_owned(),
             (_, Some(waiting)) => format!("waits: {}", printable(waiting)),
-            _ => format!(
-                "{} compared, {} shipped, {rate:.0}/s",
-                count(now.compared, "call"),
-                thousands(now.shipped + now.revised)
-            ),
+            _ => format!("{} compared, {} shipped, {rate:.0}/s", count(now.compared, "call"), thousands(now.sent())),
         };
         bar.at(now.permille, &message);
         match &mut ours {
@@ -201,20 +204,23 @@ async fn watch(
             }
             _ => {}
         }
+        last = now;
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// `1,204 calls compared: 12 shipped, 3 revised, 1,189 the same`.
-fn summary(p: &Progress) -> String {
+/// `1,204 calls compared: 12 shipped for the first time, 3 shipped again, 1,189 as they were shipped`.
+fn summary(p: &Progress, dry_run: bool) -> String {
     let mut parts = Vec::new();
+    let did = |what: &str| if dry_run { format!("would be {what}") } else { what.to_owned() };
     for (n, what) in [
-        (p.shipped, "shipped for the first time"),
-        (p.revised, "shipped again"),
-        (p.same, "as they were shipped"),
-        (p.filtered, "kept back by filters"),
-        (p.forgotten, "forgotten on request"),
-        (p.unfinished, "not over yet"),
+        (p.shipped, did("shipped for the first time")),
+        (p.revised, did("shipped again")),
+        (p.lacking, did("shipped again to sinks that did not have them")),
+        (p.same, "as they were shipped".to_owned()),
+        (p.filtered, "kept back by filters".to_owned()),
+        (p.forgotten, "forgotten on request".to_owned()),
+        (p.unfinished, "not over yet".to_owned()),
     ] {
         if n > 0 {
             parts.push(format!("{} {what}", thousands(n)));
@@ -224,27 +230,43 @@ fn summary(p: &Progress) -> String {
     format!("{} compared{parts}", count(p.compared, "call"))
 }
 
+/// Whoever asked for a tenant that has no calls may have mistyped its name.
+fn tell_tenants(order: &Order, p: &Progress) {
+    let quoted = |name: &String| format!("\"{}\"", printable(name));
+    let unseen: Vec<String> = order.tenants.iter().filter(|t| !p.tenants.contains(*t)).map(quoted).collect();
+    if unseen.is_empty() {
+        return;
+    }
+    let seen: Vec<String> = p.tenants.iter().map(quoted).collect();
+    let seen = if seen.is_empty() { "no tenant at all".to_owned() } else { listed(&seen) };
+    eprintln!("no call of the span is of the tenant {}; its calls are of {seen}", listed(&unseen));
+}
+
 async fn dry_run(past: &Past, order: &Order) -> Result<u8, PastError> {
     let mut total = Progress::default();
     let bar = progress::bar(true);
     let mut named = 0_usize;
-    past.walk(|_, calls, permille| {
-        for call in calls {
-            let wanted = order.tenants.is_empty() || call.tenant.as_ref().is_some_and(|t| order.tenants.contains(t));
-            if !wanted {
+    let began = Clock::system().now();
+    past.walk(order.resend, |_, page, permille| {
+        for call in page.calls {
+            total.see(order, call.tenant.as_ref());
+            if !order.wants(&call) {
                 continue;
             }
-            let ships = order.resend && call.standing == Standing::Same
-                || matches!(call.standing, Standing::Missing | Standing::BeforeStart | Standing::Changed);
-            total.count(&call, ships);
-            if ships {
+            let shipping = order.shipping(&call, began);
+            total.count(&call, shipping);
+            if shipping != Shipping::No {
                 named += 1;
                 if named <= NAMED_MAX {
-                    let why = match call.standing {
-                        Standing::Missing => "missing",
-                        Standing::BeforeStart => "before START_FROM",
-                        Standing::Changed => "changed",
-                        _ => "shipped before",
+                    let why = match (call.standing, &call.lacking) {
+                        (Standing::Missing, _) => "missing".to_owned(),
+                        (Standing::BeforeStart, _) => "before START_FROM".to_owned(),
+                        (Standing::Changed, _) => "changed".to_owned(),
+                        (_, Some(lacking)) if shipping == Shipping::Lacking => {
+                            let sinks: Vec<String> = lacking.sinks.iter().map(|s| (*s).to_owned()).collect();
+                            format!("missing at {}", listed(&sinks))
+                        }
+                        _ => "shipped before".to_owned(),
                     };
                     let started = span::shown(call.started_at, &past.zone);
                     bar.suspend(|| say(format!("{started}  {}  {why}", printable(&call.id))));
@@ -259,8 +281,20 @@ async fn dry_run(past: &Past, order: &Order) -> Result<u8, PastError> {
     if named > NAMED_MAX {
         say(format!("… and {} more", thousands((named - NAMED_MAX) as u64)));
     }
-    let sinks: Vec<String> = past.setup.sinks.iter().map(|s| (*s).to_owned()).collect();
-    let would = total.shipped + total.revised;
-    say(format!("dry run: {} would be shipped to {}; {}", count(would, "call"), listed(&sinks), summary(&total)));
+    say(format!("dry run: {}; {}", would(&total, past), summary(&total, true)));
+    tell_tenants(order, &total);
     Ok(OK)
+}
+
+/// `21 calls would be shipped again to webhook and file`.
+fn would(total: &Progress, past: &Past) -> String {
+    let sinks: Vec<String> = past.setup.sinks.iter().map(|s| (*s).to_owned()).collect();
+    let everywhere = total.shipped + total.revised;
+    let again = if total.shipped == 0 && total.revised > 0 { " again" } else { "" };
+    let whole = format!("{} would be shipped{again} to {}", count(everywhere, "call"), listed(&sinks));
+    match (everywhere, total.lacking) {
+        (_, 0) => whole,
+        (0, n) => format!("{} would be shipped again to sinks that do not have them", count(n, "call")),
+        (_, n) => format!("{whole}, {} to sinks that do not have them", count(n, "call")),
+    }
 }

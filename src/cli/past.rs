@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::span;
 use crate::agent::history::Span;
-use crate::agent::history::compare::{Compared, compare};
-use crate::agent::history::walk::Walk;
+use crate::agent::history::compare::{Page, compare};
+use crate::agent::history::walk::{Chunk, Walk};
 use crate::agent::settle::Setup;
 use crate::agent::{self};
 use crate::config::{Config, ConfigError};
@@ -84,24 +84,28 @@ impl Past {
         Ok(Self { config, conn, setup, span, zone, positions })
     }
 
-    /// Every call of the span, a few at a time. `each` gets them with how far the walk is, 0 to 1,000.
+    /// Every call of the span, a few at a time. `each` gets them with how far the walk is, 0 to 1,000. `resend`: compared as
+    /// they would be told now.
     pub async fn walk(
         &self,
-        mut each: impl FnMut(&Connection, Vec<Compared>, u32) -> Result<(), PastError>,
-    ) -> Result<u64, PastError> {
+        resend: bool,
+        mut each: impl FnMut(&Connection, Page, u32) -> Result<(), PastError>,
+    ) -> Result<(), PastError> {
         let history = History::new(&self.config.source, self.positions.clone());
         let tables = crate::source::sql::tables(&self.config.source).len().max(1) as u64;
         let mut walk = Walk::new(history, self.span, Place::default());
-        let (mut unusable, mut permille) = (0, 0);
+        let mut permille = 0;
         while let Some(chunk) = walk.next().await? {
-            let page = compare(&self.conn, &self.setup, &chunk.zone, chunk.db_now, chunk.rows, self.span)?;
-            unusable += page.unusable;
-            if let Some(place) = &chunk.place {
+            let Chunk { rows, db_now, zone, place } = chunk;
+            let mut page = compare(&self.conn, &self.setup, &zone, db_now, rows, self.span, resend)?;
+            page.unusable.extend(walk.unreadable());
+            if let Some(place) = &place {
                 let done = place.table as u64 * 1_000 + u64::from(place.permille);
                 permille = u32::try_from(done / tables).unwrap_or(1_000);
             }
-            each(&self.conn, page.calls, permille)?;
+            each(&self.conn, page, permille)?;
         }
-        Ok(unusable)
+        // pages without a call have some too
+        each(&self.conn, Page { unusable: walk.unreadable(), ..Page::default() }, 1_000)
     }
 }

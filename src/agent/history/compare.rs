@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 
 use super::Span;
-use crate::agent::compose::{self, Stage};
+use crate::agent::compose::{self, Built, Stage};
 use crate::agent::judge::end_of;
 use crate::agent::marks::{MarkBook, Restarts};
 use crate::agent::settle::Setup;
@@ -14,10 +14,11 @@ use crate::call::{Row, Timestamp};
 use crate::correlate::completion::{Progress, Verdict};
 use crate::correlate::group::{GroupId, Grouper, partition};
 use crate::correlate::{Rules, Zone, ids};
-use crate::source::PlacedRow;
+use crate::source::{Place, PlacedRow};
 use crate::store::fold::{self, HeldRow};
 use crate::store::forgotten::Gate;
 use crate::store::ledger::{self, Entry, State};
+use crate::store::reached::{self, AtSink, Content, Lacking};
 use crate::store::{Result, meta, recordings};
 
 /// How a call of the PBX stands.
@@ -50,6 +51,12 @@ pub struct Compared {
     pub standing: Standing,
     /// What the ledger knows of it.
     pub entry: Option<Entry>,
+    /// Of one that was shipped: how its newest revision stands at each sink.
+    pub at: Vec<(&'static str, AtSink)>,
+    /// Of one that is the same: what the sinks that lack it can be sent.
+    pub lacking: Option<Box<Lacking>>,
+    /// Receivers know more of it than the PBX has: built again it would be a fragment.
+    pub is_fragment: bool,
     /// Its rows.
     pub rows: Vec<PlacedRow>,
 }
@@ -58,11 +65,14 @@ pub struct Compared {
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     pub calls: Vec<Compared>,
-    /// Rows that can be part of no call.
-    pub unusable: u64,
+    /// Rows that can be part of no call: which, and why.
+    pub unusable: Vec<String>,
+    /// Every call of the ledger that these rows lead to, by number, whenever it began.
+    pub known: Vec<i64>,
 }
 
 /// Compares the calls of these rows, which have to be whole, that began in the span. `now` is the database's clock.
+/// `resend`: a call that was told is compared as it would be told now, not as it was told then.
 pub fn compare(
     conn: &Connection,
     setup: &Setup,
@@ -70,6 +80,7 @@ pub fn compare(
     now: Timestamp,
     rows: Vec<PlacedRow>,
     span: Span,
+    resend: bool,
 ) -> Result<Page> {
     let known = Known {
         setup,
@@ -82,6 +93,7 @@ pub fn compare(
         gate: Gate::load(conn)?,
         now,
         span,
+        resend,
     };
     let mut grouper = if setup.frame.rules.has_cel { Grouper::default() } else { Grouper::cdr_only() };
     let mut groups: BTreeMap<GroupId, Vec<usize>> = BTreeMap::new();
@@ -95,18 +107,26 @@ pub fn compare(
                 groups.entry(joined.group).or_default().append(&mut members);
             }
             Ok(None) => {}
-            Err(_) => page.unusable += 1,
+            Err(why) => page.unusable.push(unusable(placed, &why.to_string())),
         }
     }
     for members in groups.into_values() {
         let plain: Vec<Row> = members.iter().filter_map(|n| rows.get(*n)).map(|r| r.row.clone()).collect();
         for part in partition(&plain) {
             let part: Vec<PlacedRow> = part.into_iter().filter_map(|i| rows.get(*members.get(i)?).cloned()).collect();
-            page.calls.extend(known.one(conn, part)?);
+            page.calls.extend(known.one(conn, part, &mut page.known)?);
         }
     }
     page.calls.sort_by(|a, b| a.started_at.cmp(&b.started_at).then_with(|| a.id.cmp(&b.id)));
     Ok(page)
+}
+
+fn unusable(placed: &PlacedRow, why: &str) -> String {
+    let table = if matches!(placed.row, Row::Cel(_)) { "cel" } else { "cdr" };
+    match placed.place {
+        Place::Id(id) => format!("row {id} of {table}: {why}"),
+        Place::Hash(_) => format!("a row of {table}: {why}"),
+    }
 }
 
 fn start_at(conn: &Connection) -> Result<Option<Timestamp>> {
@@ -127,17 +147,21 @@ struct Known<'a> {
     gate: Option<Gate>,
     now: Timestamp,
     span: Span,
+    resend: bool,
 }
 
 impl Known<'_> {
-    /// `None`: it began at another time.
-    fn one(&self, conn: &Connection, part: Vec<PlacedRow>) -> Result<Option<Compared>> {
+    /// `None`: it began at another time. `known` gets every call of the ledger that the rows lead to.
+    fn one(&self, conn: &Connection, part: Vec<PlacedRow>, known: &mut Vec<i64>) -> Result<Option<Compared>> {
         let held: Vec<HeldRow> =
             part.iter().map(|r| HeldRow { generation: r.generation, row: r.row.clone() }).collect();
         let (held, _) = fold::distinct(held);
         let mut progress = Progress::default();
         held.iter().for_each(|h| progress.observe(&h.row, self.zone));
         let Some((newest, oldest)) = progress.span() else { return Ok(None) };
+        let keys = compose::own_keys(&held, &self.book);
+        let mut entries = ledger::find(conn, keys.iter())?;
+        known.extend(entries.iter().map(|e| e.call));
         if !self.span.holds(oldest) {
             return Ok(None);
         }
@@ -147,8 +171,6 @@ impl Known<'_> {
                 forgotten |= gate.refuses(conn, &held.row)?;
             }
         }
-        let keys = compose::own_keys(&held, &self.book);
-        let mut entries = ledger::find(conn, keys.iter())?;
         entries.retain(|e| e.state != State::Merged);
         entries.sort_by(|a, b| {
             b.state.is_told().cmp(&a.state.is_told()).then_with(|| ids::compare(bare(&a.id), bare(&b.id)))
@@ -161,7 +183,7 @@ impl Known<'_> {
         let is_open = progress.verdict(&self.setup.policy.grace) == Verdict::Open;
 
         // a call that was told is built as it was then, any other as it would be now
-        let told = entry.as_ref().filter(|e| e.state.is_told());
+        let told = entry.as_ref().filter(|e| e.state.is_told() && !self.resend);
         let frame = &self.setup.frame;
         let kept_zone = told.and_then(|e| self.zones.get(usize::try_from(e.zone).ok()?));
         let kept_rules = told.and_then(|e| {
@@ -175,6 +197,7 @@ impl Known<'_> {
 
         if entry.is_none() {
             entry = by_id(conn, &compose::id_of(frame, &built.content))?;
+            known.extend(entry.iter().map(|e| e.call));
         }
         let told = entry.as_ref().filter(|e| e.state.is_told());
         let ended_at = built.content.ended_at.unwrap_or(newest);
@@ -195,13 +218,73 @@ impl Known<'_> {
                 None => Standing::Missing,
             },
         };
-        Ok(Some(Compared {
+        let mut compared = Compared {
             id: entry.as_ref().map_or_else(|| compose::id_of(frame, &built.content), |e| e.id.clone()),
             started_at: oldest,
-            tenant: built.content.tenant,
+            tenant: built.content.tenant.clone(),
             standing,
-            entry,
+            entry: None,
+            at: Vec::new(),
+            lacking: None,
+            is_fragment: false,
             rows: part,
+        };
+        if let Some(e) = entry.as_ref().filter(|_| matches!(standing, Standing::Same | Standing::Changed)) {
+            compared.is_fragment = e.frozen || row_count < e.rows && ledger::folded(conn, e.call)?.is_none();
+            for sink in &self.setup.sinks {
+                compared.at.push((sink, reached::at_sink(conn, e.call, sink)?));
+            }
+            if standing == Standing::Same {
+                compared.lacking = self.lacking(conn, e, built, zone, &compared.at)?.map(Box::new);
+            }
+        }
+        compared.entry = entry;
+        Ok(Some(compared))
+    }
+
+    /// What the sinks that lack a call can be sent: what they would have got then, under the same revision. Only a document
+    /// that is still there, or a call that is built to the same content, can go so.
+    fn lacking(
+        &self,
+        conn: &Connection,
+        entry: &Entry,
+        built: Built,
+        zone: &Zone,
+        at: &[(&'static str, AtSink)],
+    ) -> Result<Option<Lacking>> {
+        let sinks: Vec<&'static str> = at.iter().filter(|(_, at)| at.is_lacking()).map(|(sink, _)| *sink).collect();
+        if sinks.is_empty() {
+            return Ok(None);
+        }
+        let frame = &self.setup.frame;
+        let content = if built.hash == entry.hash && built.row_count >= entry.rows {
+            Some(Content {
+                document: compose::document_again(&built, entry, frame)?,
+                raw_rows: frame.freeze_rows.map(|freeze| freeze(&built.rows, zone)),
+                folded: built.folded,
+                rows: built.row_count,
+            })
+        } else {
+            match reached::document(conn, entry.call, entry.revision)? {
+                Some((_, has_rows)) if has_rows || frame.freeze_rows.is_none() => None,
+                _ => return Ok(None),
+            }
+        };
+        let mut tombstones = Vec::new();
+        for id in &entry.supersedes {
+            let merged = ledger::by_id(conn, id)?.filter(|e| e.state == State::Merged);
+            if let Some(e) = merged.filter(|e| e.merged_into.as_ref() == Some(&entry.id)) {
+                let document = compose::tombstone(&e.id, e.revision, &entry.id)?;
+                tombstones.push((e.call, e.id, e.revision, document));
+            }
+        }
+        Ok(Some(Lacking {
+            call: entry.call,
+            id: entry.id.clone(),
+            revision: entry.revision,
+            sinks,
+            content,
+            tombstones,
         }))
     }
 }
@@ -220,62 +303,4 @@ fn by_id(conn: &Connection, id: &str) -> Result<Option<Entry>> {
         }
     }
     Ok(None)
-}
-
-/// How the newest revision of a call stands at one sink.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AtSink {
-    Acknowledged,
-    Pending {
-        last_error: Option<String>,
-    },
-    Dead {
-        last_error: Option<String>,
-    },
-    /// Given up, and dropped by hand or kept longer than dead letters are.
-    GivenUp,
-    /// It was never queued for this sink, which was configured later.
-    NotQueued,
-}
-
-/// How a call that was told stands at a sink.
-pub fn at_sink(conn: &Connection, call: i64, sink: &str) -> Result<AtSink> {
-    let newest: Option<(i64, Option<String>)> = conn
-        .prepare_cached(
-            "SELECT state, last_error FROM delivery WHERE call = ?1 AND sink = ?2 ORDER BY revision DESC LIMIT 1",
-        )?
-        .query_row(params![call, sink], |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?;
-    if let Some((state, last_error)) = newest {
-        return Ok(match state {
-            0 => AtSink::Pending { last_error },
-            1 => AtSink::Acknowledged,
-            2 => AtSink::Dead { last_error },
-            _ => AtSink::GivenUp,
-        });
-    }
-    // what was delivered everywhere is let go, with a note where it was not
-    let (undelivered, has_document): (Option<String>, bool) = conn
-        .prepare_cached(
-            "SELECT l.undelivered, EXISTS (SELECT 1 FROM document o WHERE o.call = l.call) FROM ledger l WHERE l.call = ?1",
-        )?
-        .query_row([call], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    let given_up: Vec<String> = undelivered.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    Ok(if given_up.iter().any(|name| name == sink) {
-        AtSink::GivenUp
-    } else if has_document {
-        AtSink::NotQueued
-    } else {
-        AtSink::Acknowledged
-    })
-}
-
-/// How many calls the ledger was told of that began in the span.
-pub fn told_in(conn: &Connection, span: Span) -> Result<u64> {
-    let n: i64 = conn.query_row(
-        "SELECT count(*) FROM ledger WHERE state IN ('shipped', 'in_progress') AND started_at >= ?1 AND started_at < ?2",
-        params![span.from.micros(), span.to.micros()],
-        |r| r.get(0),
-    )?;
-    Ok(n.unsigned_abs())
 }

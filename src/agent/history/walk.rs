@@ -11,8 +11,6 @@ use crate::source::{PlacedRow, SourceError};
 
 /// Calls read at once: what the settling thread does between two polls of the live source has to stay small.
 const CALLS: usize = 50;
-/// Ids remembered so that no call is read twice (its rows lie on several pages); beyond that some are, which does no harm.
-const SEEN_MAX: usize = 300_000;
 
 /// Whole calls, and how far the walk is after them.
 #[derive(Debug)]
@@ -31,6 +29,8 @@ pub struct Walk {
     place: Option<Place>,
     next: Option<Place>,
     queue: VecDeque<String>,
+    /// Hashes of every id that was read, so that no call is read twice: its rows lie on several pages, and in both tables.
+    /// 8 bytes a call, about 16 MB for a million with what a set needs.
     seen: HashSet<u64>,
 }
 
@@ -46,6 +46,11 @@ impl Walk {
             self.history.disconnect();
         }
         done
+    }
+
+    /// Rows that could not be read since this was asked last: which, and why.
+    pub fn unreadable(&mut self) -> Vec<String> {
+        self.history.unreadable()
     }
 
     async fn read(&mut self) -> Result<Option<Chunk>, SourceError> {
@@ -66,9 +71,6 @@ impl Walk {
                 "the zone of the PBX's times is not known: its uniqueids do not tell it. Set DB_TIMEZONE".to_owned(),
             ));
         };
-        if self.seen.len() > SEEN_MAX {
-            self.seen.clear();
-        }
         self.seen.extend(wanted.iter().map(|id| hashed(id)));
         self.seen.extend(rows.iter().map(|r| hashed(r.row.linkedid())));
         self.queue.drain(..wanted.len());

@@ -4,14 +4,15 @@
 //! The tables are walked one after another. Where the time column has an index the walk goes by time, else by id between
 //! two ids found by halving, else by time all the same, in larger pages since each is a scan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::backend::Param;
+use super::backend::{Cell, Param};
 use super::cursor::written_at;
 use super::engine::Statement;
 use super::probe::{self, Shape};
@@ -21,7 +22,7 @@ use super::{Lane, Reader, SqlSource, Timing, Visit, now};
 use crate::call::{Row, Timestamp};
 use crate::config::{CelMode, SourceConfig};
 use crate::correlate::Zone;
-use crate::source::{LocalCounts, PlacedRow, SourceError, Table, raw_micros};
+use crate::source::{LocalCounts, PlacedRow, Quarantined, SourceError, Table, raw_micros};
 
 const SECOND: i64 = 1_000_000;
 const HOUR: i64 = 3_600 * SECOND;
@@ -63,6 +64,28 @@ pub struct Ids {
 /// Tables as they are now, and what to read of them.
 pub struct History {
     source: SqlSource,
+    unreadable: Unreadable,
+}
+
+/// Rows that cannot be read, each told once: a row comes up on several pages, and under several ids.
+#[derive(Default)]
+struct Unreadable {
+    known: HashSet<u64>,
+    new: Vec<String>,
+}
+
+impl Unreadable {
+    fn add(&mut self, shape: &Shape, cells: &[Cell], row: &Quarantined) {
+        let mut hasher = DefaultHasher::new();
+        (row.table, &row.reason, &row.body).hash(&mut hasher);
+        if self.known.insert(hasher.finish()) {
+            let (table, why) = (row.table.as_str(), &row.reason);
+            self.new.push(match read::id(shape, cells) {
+                Some(id) => format!("row {id} of {table}: {why}"),
+                None => format!("a row of {table}: {why}"),
+            });
+        }
+    }
 }
 
 struct NoCounts;
@@ -80,7 +103,8 @@ impl LocalCounts for NoCounts {
 impl History {
     /// `positions` are those of the source: rows get the generation it gives them.
     pub fn new(config: &SourceConfig, positions: BTreeMap<String, String>) -> Self {
-        Self { source: SqlSource::new(config, positions, Arc::new(NoCounts), Timing::default()) }
+        let source = SqlSource::new(config, positions, Arc::new(NoCounts), Timing::default());
+        Self { source, unreadable: Unreadable::default() }
     }
 
     /// Connects where that is needed. To be called before anything is read, and again after an error.
@@ -102,6 +126,11 @@ impl History {
         self.source.backend.disconnect();
     }
 
+    /// Rows that could not be read since this was asked last: which, and why.
+    pub fn unreadable(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.unreadable.new)
+    }
+
     /// The zone of the readings, as configured or as the uniqueids say; known after `connect`.
     pub fn zone(&self) -> Option<&Zone> {
         self.source.zone.current()
@@ -118,10 +147,11 @@ impl History {
             high = high.saturating_add(2 * super::UNKNOWN_ZONE);
         }
         let by_id = !shape.time.indexed && shape.id.is_some();
+        let bad = &mut self.unreadable;
         let found = if by_id {
-            by_id_walk(&mut visit, shape, place, low, high).await?
+            by_id_walk(&mut visit, shape, place, (low, high), bad).await?
         } else {
-            by_time_walk(&mut visit, shape, place, low, high).await?
+            by_time_walk(&mut visit, shape, place, (low, high), bad).await?
         };
         let next = found.next.or_else(|| {
             let next = Place { table: place.table + 1, ..Place::default() };
@@ -142,7 +172,7 @@ impl History {
             asked.append(&mut ask);
             let mut new = Vec::new();
             for reader in readers.iter() {
-                by_keys(&mut visit, reader, &keys, &mut new).await?;
+                by_keys(&mut visit, reader, &keys, &mut new, &mut self.unreadable).await?;
             }
             for row in new {
                 for id in [row.row.uniqueid(), row.row.linkedid()] {
@@ -182,13 +212,20 @@ impl SqlSource {
 /// Linkedids of the rows of a page that lie in the span.
 fn ids_of<'c>(
     shape: &Shape,
-    rows: impl Iterator<Item = &'c [super::backend::Cell]>,
+    rows: impl Iterator<Item = &'c [Cell]>,
     (low, high): (i64, i64),
+    bad: &mut Unreadable,
 ) -> Vec<String> {
     let mut known = BTreeSet::new();
     let mut ids = Vec::new();
     for cells in rows {
-        let Ok(row) = read::row(shape, cells) else { continue };
+        let row = match read::row(shape, cells) {
+            Ok(row) => row,
+            Err(why) => {
+                bad.add(shape, cells, &why);
+                continue;
+            }
+        };
         let inside = row.time().is_none_or(|t| (low..high).contains(&raw_micros(t)));
         let id = if row.linkedid().is_empty() { row.uniqueid() } else { row.linkedid() };
         if inside && known.insert(id.to_owned()) {
@@ -207,8 +244,8 @@ async fn by_time_walk(
     visit: &mut Visit<'_>,
     shape: &Shape,
     place: &Place,
-    low: i64,
-    high: i64,
+    (low, high): (i64, i64),
+    bad: &mut Unreadable,
 ) -> Result<Ids, SourceError> {
     let column = &shape.time.name;
     let from = place.at.unwrap_or(low);
@@ -225,10 +262,10 @@ async fn by_time_walk(
             // rows of the last time may go on behind the page: they are read again with the next one
             Some(last) if full && last > from => {
                 let next = Place { at: Some(last), permille: permille(last, low, high), ..place.clone() };
-                return Ok(Ids { linkedids: ids_of(shape, rows.iter(), (low, high)), next: Some(next) });
+                return Ok(Ids { linkedids: ids_of(shape, rows.iter(), (low, high), bad), next: Some(next) });
             }
             Some(_) if full => limit = limit.saturating_mul(4),
-            _ => return Ok(Ids { linkedids: ids_of(shape, rows.iter(), (low, high)), next: None }),
+            _ => return Ok(Ids { linkedids: ids_of(shape, rows.iter(), (low, high), bad), next: None }),
         }
     }
 }
@@ -237,8 +274,8 @@ async fn by_id_walk(
     visit: &mut Visit<'_>,
     shape: &Shape,
     place: &Place,
-    low: i64,
-    high: i64,
+    (low, high): (i64, i64),
+    bad: &mut Unreadable,
 ) -> Result<Ids, SourceError> {
     let Some(id) = &shape.id else { return Ok(Ids::default()) };
     let late = if shape.table == Table::Cel { CEL_LATE } else { CDR_LATE };
@@ -256,7 +293,7 @@ async fn by_id_walk(
         permille: permille(last, first, end),
         ..place.clone()
     });
-    Ok(Ids { linkedids: ids_of(shape, rows.iter(), (low, high)), next })
+    Ok(Ids { linkedids: ids_of(shape, rows.iter(), (low, high), bad), next })
 }
 
 /// The rows of one table with any of these ids.
@@ -265,6 +302,7 @@ async fn by_keys(
     reader: &Reader,
     keys: &[String],
     found: &mut Vec<PlacedRow>,
+    bad: &mut Unreadable,
 ) -> Result<(), SourceError> {
     let (Some(lane), Some(shape)) = (&reader.lane, &reader.shape) else { return Ok(()) };
     // the channels of a call are known by its events: records need not be searched for by a column without an index
@@ -285,7 +323,13 @@ async fn by_keys(
             }
             let mut places = ContentPlaces::default();
             for cells in rows.iter() {
-                let Ok(row) = read::row(shape, cells) else { continue };
+                let row = match read::row(shape, cells) {
+                    Ok(row) => row,
+                    Err(why) => {
+                        bad.add(shape, cells, &why);
+                        continue;
+                    }
+                };
                 found.push(match lane {
                     Lane::Id(lane) => lane.place(read::id(shape, cells).unwrap_or_default(), row),
                     Lane::Time(lane) => lane.place(&mut places, row),
