@@ -1,6 +1,8 @@
 //! Which sinks a call's newest revision has reached, also long after its deliveries were let go; and queueing it again,
 //! under the revision it has, for sinks that lack it. A sink is never said to have what nobody knows it has.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ledger::{self, State};
@@ -46,10 +48,7 @@ pub fn at_sink(conn: &Connection, call: i64, sink: &str) -> Result<AtSink> {
         .query_row(params![call, sink], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?)))
         .optional()?;
     let Some((state, last_error, delivered, undelivered, has_document)) = found else { return Ok(AtSink::Unknown) };
-    let named = |list: &Option<String>| {
-        let names: Vec<String> = list.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        names.iter().any(|name| name == sink)
-    };
+    let named = |list: &Option<String>| names(list.as_deref()).contains(sink);
     Ok(match state {
         Some(0) => AtSink::Pending { last_error },
         Some(1) => AtSink::Acknowledged,
@@ -65,22 +64,42 @@ pub fn at_sink(conn: &Connection, call: i64, sink: &str) -> Result<AtSink> {
 /// Writes down who got a call's newest revision and who did not, before its deliveries are let go. What an earlier time
 /// told of sinks that were not asked again stays.
 pub(super) fn write_down(conn: &Connection, call: i64) -> Result<()> {
-    conn.prepare_cached(
-        "UPDATE ledger SET
-             delivered = (SELECT json_group_array(sink) FROM (
-                 SELECT d.sink AS sink FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision AND d.state = 1
-                 UNION SELECT j.value FROM json_each(coalesce(ledger.delivered, '[]')) j WHERE j.value NOT IN (
-                     SELECT d.sink FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision))),
-             undelivered = nullif((SELECT json_group_array(sink) FROM (
-                 SELECT d.sink AS sink FROM delivery d
-                  WHERE d.call = ?1 AND d.revision = ledger.revision AND d.state IN (2, 4)
-                 UNION SELECT j.value FROM json_each(coalesce(ledger.undelivered, '[]')) j WHERE j.value NOT IN (
-                     SELECT d.sink FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision))), '[]')
-          WHERE call = ?1 AND EXISTS (
-              SELECT 1 FROM delivery d WHERE d.call = ?1 AND d.revision = ledger.revision)",
-    )?
-    .execute([call])?;
+    let mut find = conn.prepare_cached(
+        "SELECT d.sink, d.state, l.delivered, l.undelivered FROM ledger l
+           JOIN delivery d ON d.call = l.call AND d.revision = l.revision WHERE l.call = ?1",
+    )?;
+    let mut rows = find.query([call])?;
+    let mut told: Option<(BTreeSet<String>, BTreeSet<String>)> = None;
+    while let Some(r) = rows.next()? {
+        let (delivered, undelivered) = match &mut told {
+            Some(told) => told,
+            None => {
+                let before: (Option<String>, Option<String>) = (r.get(2)?, r.get(3)?);
+                told.insert((names(before.0.as_deref()), names(before.1.as_deref())))
+            }
+        };
+        let (sink, state): (String, i64) = (r.get(0)?, r.get(1)?);
+        delivered.remove(&sink);
+        undelivered.remove(&sink);
+        match state {
+            1 => delivered.insert(sink),
+            2 | 4 => undelivered.insert(sink),
+            _ => continue,
+        };
+    }
+    let Some((delivered, undelivered)) = told else { return Ok(()) };
+    let text = |sinks: &BTreeSet<String>| serde_json::to_string(sinks).map_err(|e| StoreError::Content(e.to_string()));
+    let undelivered = if undelivered.is_empty() { None } else { Some(text(&undelivered)?) };
+    conn.prepare_cached("UPDATE ledger SET delivered = ?2, undelivered = ?3 WHERE call = ?1")?.execute(params![
+        call,
+        text(&delivered)?,
+        undelivered
+    ])?;
     Ok(())
+}
+
+fn names(list: Option<&str>) -> BTreeSet<String> {
+    list.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// What a revision consists of, built once more: the same content as was queued then.
