@@ -16,7 +16,7 @@ use crate::config::{Config, ConfigError};
 use crate::correlate::Zone;
 use crate::ship;
 use crate::source::SourceError;
-use crate::source::sql::history::{History, Place};
+use crate::source::sql::history::{History, Place, Unread};
 use crate::store::{self, StoreError, meta};
 
 #[derive(Debug, Error)]
@@ -98,7 +98,9 @@ impl Past {
         while let Some(chunk) = walk.next().await? {
             let Chunk { rows, db_now, zone, place } = chunk;
             let mut page = compare(&self.conn, &self.setup, &zone, db_now, rows, self.span, resend)?;
-            page.unusable.extend(walk.unreadable());
+            let unread = walk.unreadable();
+            page.unusable.extend(unread.named);
+            page.unnamed = unread.more;
             if let Some(place) = &place {
                 let done = place.table as u64 * 1_000 + u64::from(place.permille);
                 permille = u32::try_from(done / tables).unwrap_or(1_000);
@@ -106,6 +108,7 @@ impl Past {
             each(&self.conn, page, permille)?;
         }
         // pages without a call have some too
-        each(&self.conn, Page { unusable: walk.unreadable(), ..Page::default() }, 1_000)
+        let Unread { named, more } = walk.unreadable();
+        each(&self.conn, Page { unusable: named, unnamed: more, ..Page::default() }, 1_000)
     }
 }

@@ -260,8 +260,9 @@ async fn reconcile(past: &Past, as_json: bool) -> Result<u8, PastError> {
     let told = reached::told(&past.conn, past.span.from, past.span.to)?;
     let mut found: HashSet<i64> = HashSet::new();
     past.walk(false, |_, page, permille| {
-        let Page { calls, unusable, known } = page;
+        let Page { calls, unusable, unnamed, known } = page;
         found.extend(known);
+        totals.unusable += unnamed;
         calls.iter().for_each(|call| totals.take(call, &mut tell));
         unusable.iter().for_each(|row| totals.unusable_row(row, &mut tell));
         bar.at(permille, &format!("{} compared", count(totals.calls, "call")));

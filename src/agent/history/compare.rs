@@ -67,6 +67,8 @@ pub struct Page {
     pub calls: Vec<Compared>,
     /// Rows that can be part of no call: which, and why.
     pub unusable: Vec<String>,
+    /// And how many more of them.
+    pub unnamed: u64,
     /// Every call of the ledger that these rows lead to, by number, whenever it began.
     pub known: Vec<i64>,
 }

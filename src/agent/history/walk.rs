@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use super::Span;
 use crate::call::Timestamp;
 use crate::correlate::Zone;
-use crate::source::sql::history::{History, Ids, Place};
+use crate::source::sql::history::{History, Ids, Place, Unread};
 use crate::source::{PlacedRow, SourceError};
 
 /// Calls read at once: what the settling thread does between two polls of the live source has to stay small.
@@ -48,8 +48,8 @@ impl Walk {
         done
     }
 
-    /// Rows that could not be read since this was asked last: which, and why.
-    pub fn unreadable(&mut self) -> Vec<String> {
+    /// Rows that could not be read since this was asked last.
+    pub fn unreadable(&mut self) -> Unread {
         self.history.unreadable()
     }
 

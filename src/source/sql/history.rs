@@ -40,6 +40,8 @@ const ROWS: usize = 5_000;
 const ROUNDS: usize = 8;
 /// Rows of the calls of one page at most: a nailed-up channel could tie a day together.
 const ROWS_MAX: usize = 50_000;
+/// Rows that cannot be read, named until somebody asks for them.
+const NAMED_MAX: usize = 1_000;
 
 /// Where the walk stands. Kept between pages, as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +73,14 @@ pub struct History {
 #[derive(Default)]
 struct Unreadable {
     known: HashSet<u64>,
-    new: Vec<String>,
+    new: Unread,
+}
+
+/// Rows that could not be read: which and why, and how many more.
+#[derive(Clone, Debug, Default)]
+pub struct Unread {
+    pub named: Vec<String>,
+    pub more: u64,
 }
 
 impl Unreadable {
@@ -79,8 +88,12 @@ impl Unreadable {
         let mut hasher = DefaultHasher::new();
         (row.table, &row.reason, &row.body).hash(&mut hasher);
         if self.known.insert(hasher.finish()) {
+            if self.new.named.len() >= NAMED_MAX {
+                self.new.more += 1;
+                return;
+            }
             let (table, why) = (row.table.as_str(), &row.reason);
-            self.new.push(match read::id(shape, cells) {
+            self.new.named.push(match read::id(shape, cells) {
                 Some(id) => format!("row {id} of {table}: {why}"),
                 None => format!("a row of {table}: {why}"),
             });
@@ -126,8 +139,8 @@ impl History {
         self.source.backend.disconnect();
     }
 
-    /// Rows that could not be read since this was asked last: which, and why.
-    pub fn unreadable(&mut self) -> Vec<String> {
+    /// Rows that could not be read since this was asked last.
+    pub fn unreadable(&mut self) -> Unread {
         std::mem::take(&mut self.unreadable.new)
     }
 
