@@ -21,7 +21,7 @@ use crate::ship::recordings::Uploader;
 use crate::ship::{self, Clock, Ended, Ship};
 use crate::source::supervisor::{Pace, supervise};
 use crate::source::{self, SourceError, Wishes};
-use crate::store::{Store, StoreError, calls, meta, outbox, uploads};
+use crate::store::{Store, StoreError, calls, dead, meta, outbox, uploads};
 
 pub mod compose; // rows of a call to what is written
 pub mod forget; // a number, removed from the state
@@ -81,6 +81,8 @@ pub struct Summary {
     pub revisions: u64,
     /// Deliveries that wait, over all sinks, at the end.
     pub pending: u64,
+    /// Deliveries that were given up meanwhile: new dead letters.
+    pub dead: u64,
 }
 
 /// Why a run ended that was not asked to.
@@ -229,6 +231,7 @@ async fn run_on(
     clock: Clock,
     stop: CancellationToken,
 ) -> Result<Summary, AgentError> {
+    let began = clock.now();
     let sinks = ship::sinks(&config.sinks)?;
     let health = Health::new();
     for sink in &sinks {
@@ -386,11 +389,13 @@ async fn run_on(
     }
     why?;
     let pending = pending(store, &names).await?;
+    let dead = store.read(move |conn| dead::since(conn, began)).await?;
     Ok(Summary {
         rows: shared.rows.load(Ordering::Relaxed),
         calls: shared.calls.load(Ordering::Relaxed),
         revisions: shared.revisions.load(Ordering::Relaxed),
         pending,
+        dead,
     })
 }
 

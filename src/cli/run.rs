@@ -3,14 +3,16 @@
 
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{self, AgentError, Options};
+use super::text::count;
+use crate::agent::{self, AgentError, Options, Summary};
 use crate::config::{Config, Settings, unknown_names};
 use crate::finding::Level;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Read what is there, ship it, and end: for cron and for trying things out. Waits for calls that have just ended,
-    /// not for those still up. Exit code 1 when a call could not be delivered
+    /// not for those still up. Exit code 1 when a call could not be delivered: its receiver cannot be reached, or refused
+    /// it (`callferry calls list --failed`)
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -37,7 +39,15 @@ pub fn run(args: Args) -> u8 {
     // nothing of value runs any more: a name server that does not answer must not hold the end up
     runtime.shutdown_background();
     match ended {
-        Ok(()) => super::OK,
+        Ok(Summary { dead: dead @ 1.., .. }) if args.once => {
+            eprintln!(
+                "callferry: {} given up: `callferry calls list --failed` shows the calls, `callferry calls retry --all` \
+                 sends them again",
+                count(dead, "delivery")
+            );
+            super::RUNTIME
+        }
+        Ok(_) => super::OK,
         Err(e) => {
             eprintln!("callferry: {e}");
             if e.is_config() { super::USAGE } else { super::RUNTIME }
@@ -45,7 +55,7 @@ pub fn run(args: Args) -> u8 {
     }
 }
 
-async fn until_signalled(config: &Config, options: &Options) -> Result<(), AgentError> {
+async fn until_signalled(config: &Config, options: &Options) -> Result<Summary, AgentError> {
     let stop = CancellationToken::new();
     let mut signals = Signals::new()?;
     tracing::info!(
@@ -79,9 +89,10 @@ async fn until_signalled(config: &Config, options: &Options) -> Result<(), Agent
         calls = summary.calls,
         revisions = summary.revisions,
         pending = summary.pending,
+        dead = summary.dead,
         "ended"
     );
-    Ok(())
+    Ok(summary)
 }
 
 /// Signals this close together are one request to end.

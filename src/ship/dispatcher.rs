@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::health::{Change, Health, Mode, Moment, Permit, Sent, Snapshot};
 use super::page::{Claimed, Ready, claim_page};
+use super::refusals::Refusals;
 use super::start::{Ended, Options};
 use super::{Answer, Batch, Clock, Limits, Sink, policy};
 use crate::call::Timestamp;
@@ -81,6 +82,7 @@ pub(super) struct Dispatcher {
     /// the first time, or over this one alone.
     stumbled: Option<i64>,
     probed_with_it: bool,
+    refusals: Refusals,
     /// The latest the wall clock has shown.
     latest: Timestamp,
     gone: Option<String>,
@@ -126,6 +128,7 @@ impl Dispatcher {
             next_tick: Instant::now(),
             stumbled: None,
             probed_with_it: false,
+            refusals: Refusals::default(),
             latest: options.clock.now(),
             gone: None,
         };
@@ -149,6 +152,7 @@ impl Dispatcher {
             }
             self.record();
             if stopping && self.tasks.is_empty() && (self.results.is_empty() || self.state_retry.is_some()) {
+                self.refusals.tell(self.name, Instant::now(), true);
                 return match self.gone {
                     Some(reason) => Ended::SinkGone(reason),
                     None if self.results.is_empty() => Ended::Stopped,
@@ -367,6 +371,7 @@ impl Dispatcher {
             Ok(Event::Ticked(counts)) => {
                 self.ticking = false;
                 self.next_tick = Instant::now() + TICK;
+                self.refusals.tell(self.name, Instant::now(), false);
                 match counts {
                     Ok(counts) => self.show_counts(counts),
                     Err(StoreError::Closed) => return false,
@@ -391,6 +396,11 @@ impl Dispatcher {
         for (_, outcome) in &judged.outcomes {
             metrics::DELIVERIES.with_label_values(&[self.name, result_name(outcome)]).inc();
         }
+        let dead = judged.outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Dead { .. }));
+        for member in dead.filter_map(|(delivery, _)| sent.members.iter().find(|m| m.delivery == *delivery)) {
+            self.refusals.note(member, answer);
+        }
+        self.refusals.tell(self.name, Instant::now(), false);
         tracing::debug!(
             sink = self.name,
             key = %batch.key,

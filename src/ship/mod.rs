@@ -20,6 +20,7 @@ mod page;
 pub mod policy;
 pub mod privacy;
 pub mod recordings;
+mod refusals;
 mod rows;
 pub mod sign;
 pub mod sink;

@@ -71,6 +71,13 @@ pub fn count(conn: &Connection, which: &Which) -> Result<BTreeMap<String, u64>> 
     }
 }
 
+/// How many deliveries were given up since, and are still.
+pub fn since(conn: &Connection, since: Timestamp) -> Result<u64> {
+    let mut statement = conn.prepare_cached("SELECT count(*) FROM delivery WHERE state = 2 AND finished_at >= ?1")?;
+    let given_up: i64 = statement.query_row([since.micros()], |r| r.get(0))?;
+    Ok(given_up.unsigned_abs())
+}
+
 /// The next of them, call by call.
 fn page(conn: &Connection, which: &Which, after: Cursor, limit: usize) -> Result<Vec<Letter>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);

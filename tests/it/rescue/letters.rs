@@ -171,7 +171,16 @@ async fn dead_letters_are_sent_again_while_the_agent_runs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_agent_the_command_does_it_itself_and_the_next_run_sends() {
     let site = Site::new(&[3, 9, 15]).await;
-    assert_eq!(site.run(&["run", "--once"]).await.code, 0);
+    let once = site.run(&["run", "--once"]).await;
+    assert_eq!(once.code, 1, "{}", once.err);
+    assert!(once.err.contains("callferry: 3 deliveries given up: `callferry calls list --failed`"), "{}", once.err);
+    assert!(once.err.contains("dead=3"), "{}", once.err);
+    // the first at once, the others with the end, and nothing of what the receiver wrote
+    let told: Vec<&str> = once.err.lines().filter(|l| l.contains("dead letter")).collect();
+    assert!(told.len() == 2 && told.iter().all(|l| l.contains("WARN") && l.contains("422 Unprocessable")), "{told:?}");
+    assert!(told[0].contains("calls=1") && told[1].contains("calls=2"), "{told:?}");
+    assert!(told.iter().all(|l| l.contains("call=\"pbx:") || l.contains("call=pbx:")), "{told:?}");
+    assert!(!once.err.contains("is wrong") && !once.err.contains("field"), "{}", once.err);
     let dead = site.failed().await;
     assert_eq!(dead.len(), 3);
 
@@ -188,7 +197,7 @@ async fn without_an_agent_the_command_does_it_itself_and_the_next_run_sends() {
     );
     site.receiver.answer_with(|_, _| reply(200));
     let before = site.times_seen(&dead[2]);
-    assert_eq!(site.run(&["run", "--once"]).await.code, 0);
+    assert_eq!(site.run(&["run", "--once"]).await.code, 0, "what was given up before is no failure of this run");
     assert!(site.failed().await.is_empty());
     assert_eq!(site.times_seen(&dead[2]), before, "what was dropped is not sent");
 
@@ -199,7 +208,7 @@ async fn without_an_agent_the_command_does_it_itself_and_the_next_run_sends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropping_all_has_to_be_meant() {
     let site = Site::new(&[3, 9]).await;
-    assert_eq!(site.run(&["run", "--once"]).await.code, 0);
+    assert_eq!(site.run(&["run", "--once"]).await.code, 1);
     let unsure = site.run(&["calls", "drop", "--all"]).await;
     assert_eq!(unsure.code, 2);
     assert!(unsure.err.contains("2 deliveries") && unsure.err.contains("--yes"), "{}", unsure.err);
@@ -214,7 +223,7 @@ async fn dropping_all_has_to_be_meant() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_are_exported_whole_or_not_at_all() {
     let site = Site::new(&[3, 9, 15]).await;
-    assert_eq!(site.run(&["run", "--once"]).await.code, 0);
+    assert_eq!(site.run(&["run", "--once"]).await.code, 1);
     let dead = site.failed().await;
     let dir = site.program.dir().to_owned();
 
