@@ -303,24 +303,23 @@ fn redirect_text(from: &Url, location: Option<&str>) -> String {
     }
 }
 
-/// The error and its causes, without the URL.
+/// The innermost cause that has words: what stands around it are the names of libraries' layers, and the URL.
 fn chain(e: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut source = e.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(&words);
-        }
-        source = cause.source();
+    let causes = std::iter::successors(e.source(), |&cause| cause.source());
+    match causes.map(plain_cause).filter(|words| !words.is_empty()).last() {
+        Some(words) => policy::printable(&words),
+        None if e.is_body() || e.is_decode() => "broken answer".into(),
+        None => "request failed".into(),
     }
-    if text.is_empty() {
-        if e.is_body() || e.is_decode() { "broken answer".into() } else { "request failed".into() }
-    } else {
-        policy::printable(&text)
+}
+
+/// In the words of a person: without the number the system has for it.
+fn plain_cause(cause: &(dyn std::error::Error + 'static)) -> String {
+    let words = cause.to_string();
+    match words.as_str() {
+        // tokio's, of a connection that did not come about in time
+        "deadline has elapsed" => "no answer in time".to_owned(),
+        _ => words.split_once(" (os error ").map_or_else(|| words.clone(), |(before, _)| before.to_owned()),
     }
 }
 
@@ -431,6 +430,29 @@ mod tests {
         let endpoint = endpoint("https://user:pa55@example.com/in?key=pa55#x", Some("pa55"), false).expect("endpoint");
         assert_eq!(endpoint.shown(), "https://example.com/…");
         assert!(!format!("{:?}", endpoint.authorization).contains("pa55"));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_cannot_be_reached_is_told_in_plain_words() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("port").port();
+        let closed = endpoint(&format!("http://127.0.0.1:{port}/in"), None, false).expect("endpoint");
+        let answer = closed.post(HeaderMap::new(), Vec::new()).await;
+        let text = format!("cannot connect to http://127.0.0.1:{port}/…: Connection refused");
+        assert_eq!(answer, Answer::Unreachable(text));
+        // a name that leads outside is told by the reason it is not used for, however deep that is wrapped
+        let endpoint =
+            Endpoint { client: Client::builder().no_proxy().dns_resolver(Nowhere).build().expect("c"), ..closed };
+        let endpoint = Endpoint { url: Url::parse("http://pbx.lan/in").expect("url"), ..endpoint };
+        let answer = endpoint.post(HeaderMap::new(), Vec::new()).await;
+        assert!(matches!(&answer, Answer::Unreachable(text) if text.ends_with(": no such name here")), "{answer:?}");
+    }
+
+    struct Nowhere;
+
+    impl Resolve for Nowhere {
+        fn resolve(&self, _: Name) -> Resolving {
+            Box::pin(async { Err("no such name here".into()) })
+        }
     }
 
     #[test]
