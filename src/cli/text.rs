@@ -1,18 +1,48 @@
 //! Text for a terminal: what comes from outside must not steer it.
 
-use chrono::{DateTime, Local};
+use std::fmt;
 
+use chrono::{DateTime, Local};
+use rusqlite::Connection;
+
+use super::span;
 use crate::call::Timestamp;
+use crate::correlate::Zone;
 use crate::printable;
+use crate::store::{self, meta};
 
 /// Caller names come from anywhere.
 pub fn printable(text: &str) -> String {
     printable::clean(text).into_owned()
 }
 
-/// A moment by the clock of whoever looks.
-pub fn local(at: Timestamp) -> String {
-    at.to_chrono().map_or_else(String::new, |t| DateTime::<Local>::from(t).format("%Y-%m-%d %H:%M:%S").to_string())
+/// The clock that times are shown by: the PBX's, as everywhere, or this machine's while no row has told the zone.
+pub struct Clock(Option<Zone>);
+
+impl Clock {
+    pub fn of(conn: &Connection) -> store::Result<Self> {
+        Ok(Self(meta::zones(conn)?.pop()))
+    }
+
+    pub fn shown(&self, at: Timestamp) -> String {
+        match &self.0 {
+            Some(zone) => span::shown(at, zone),
+            None => {
+                let at = at.to_chrono().map(DateTime::<Local>::from);
+                at.map_or_else(String::new, |at| at.format("%Y-%m-%d %H:%M:%S").to_string())
+            }
+        }
+    }
+}
+
+/// The line that names it.
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(zone) => write!(f, "times on the PBX's clock, {zone}"),
+            None => write!(f, "times on this machine's clock, {}", Local::now().format("%:z")),
+        }
+    }
 }
 
 /// `1 call`, `2 calls`.

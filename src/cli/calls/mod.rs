@@ -11,7 +11,7 @@ use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, pres
 use serde_json::json;
 
 use super::span;
-use super::text::{local, printable};
+use super::text::{Clock, printable};
 use crate::call::{Call, Party, Seconds, Timestamp};
 use crate::config::StateSettings;
 use crate::correlate::explain;
@@ -140,6 +140,8 @@ fn list(state: &StateSettings, filter: &Filter, as_json: bool, out: &mut String)
         });
         return Ok(true);
     }
+    let times = Clock::of(&conn)?;
+    let _ = writeln!(out, "{times}");
     let mut table = table(&["ended", "call", "direction", "from", "to", "outcome", "with", "talk", "delivery"]);
     let narrow = table.width().is_some_and(|width| width < WIDE);
     let who = if narrow { number } else { party };
@@ -151,7 +153,7 @@ fn list(state: &StateSettings, filter: &Filter, as_json: bool, out: &mut String)
             Cell::new(match known.state.as_str() {
                 "in_progress" => "in progress".to_owned(),
                 _ => known.ended_at.map_or_else(String::new, |at| {
-                    let at = local(at);
+                    let at = times.shown(at);
                     // the year goes on a narrow terminal
                     if narrow { at.get(5..).unwrap_or_default().to_owned() } else { at }
                 }),
@@ -234,19 +236,29 @@ fn show(state: &StateSettings, id: &str, as_json: bool, out: &mut String) -> Res
         out.push_str("no deliveries\n");
         return Ok(true);
     }
-    let mut table = table(&["sink", "revision", "delivery", "attempts", "queued", "next or last", "last error"]);
+    let times = Clock::of(&conn)?;
+    let _ = writeln!(out, "{times}");
+    let mut table = table(&["sink", "revision", "delivery", "attempts", "queued", "next or last"]);
+    // a row is one line, so that its error can stand under it, as long as it may be
+    table.set_content_arrangement(ContentArrangement::Disabled);
     for d in &deliveries {
         table.add_row([
             Cell::new(printable(&d.sink)),
             Cell::new(d.revision),
             coloured(d.state, d.state),
             Cell::new(d.attempts),
-            Cell::new(local(d.queued_at)),
-            Cell::new(d.due_at.or(d.finished_at).map_or_else(String::new, local)),
-            Cell::new(d.last_error.as_deref().map(printable).unwrap_or_default()),
+            Cell::new(times.shown(d.queued_at)),
+            Cell::new(d.due_at.or(d.finished_at).map_or_else(String::new, |at| times.shown(at))),
         ]);
     }
-    let _ = writeln!(out, "{table}");
+    let mut lines = table.lines();
+    let _ = writeln!(out, "{}", lines.next().unwrap_or_default());
+    for (line, d) in lines.zip(&deliveries) {
+        let _ = writeln!(out, "{line}");
+        if let Some(error) = &d.last_error {
+            let _ = writeln!(out, "     last error: {}", printable(error));
+        }
+    }
     Ok(true)
 }
 

@@ -123,6 +123,14 @@ async fn dead_letters_are_sent_again_while_the_agent_runs() {
     assert!(dead.iter().all(|id| list.out.contains(id)) && list.out.contains("dead"), "{}", list.out);
     let shown = site.run(&["calls", "show", &dead[0]]).await;
     assert!(shown.out.contains("422") && !shown.out.contains('\u{1b}'), "{}", shown.out);
+    assert!(
+        shown.out.lines().any(|l| l.trim_start().starts_with("last error: HTTP 422: field `from`")),
+        "{}",
+        shown.out
+    );
+    for out in [&list.out, &shown.out] {
+        assert!(out.contains("times on the PBX's clock, UTC\n"), "{out}");
+    }
     let of_sink = site.run(&["calls", "list", "--failed", "--sink", "webhok"]).await;
     assert_eq!(of_sink.code, 1);
     assert!(of_sink.err.contains("webhok") && of_sink.err.contains("knows webhook"), "{}", of_sink.err);
