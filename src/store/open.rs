@@ -36,8 +36,12 @@ pub fn open_beside(dir: &Path) -> Result<Connection> {
 /// A state that is there, and of this version.
 fn known_state(dir: &Path, flags: OpenFlags) -> Result<Connection> {
     let path = dir.join(STATE_FILE);
-    if !path.exists() {
-        return Err(StoreError::Missing { path });
+    match path.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(StoreError::Missing { path }),
+        Err(e) if e.kind() == std::io::ErrorKind::NotADirectory => return Err(StoreError::Missing { path }),
+        // a directory of another user's: whether there is a state cannot be seen, and that there is none would be a lie
+        Err(e) => return Err(StoreError::Unreadable { path, detail: e.to_string() }),
     }
     let conn = match open(&path, flags) {
         Err(StoreError::Sqlite(e))
@@ -192,6 +196,23 @@ mod tests {
     use crate::call::{CelRow, Row, Timestamp};
     use crate::source::{Batch, Place, PlacedRow};
     use crate::store::{Store, journal};
+
+    #[test]
+    fn a_state_that_cannot_be_looked_at_is_not_missing() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let missing = |path: &Path| matches!(open_read_only(path), Err(StoreError::Missing { .. }));
+        assert!(missing(dir.path()) && missing(&dir.path().join("not/there")));
+        let file = dir.path().join("file");
+        fs::write(&file, "").expect("a file");
+        assert!(missing(&file), "a file holds no state");
+        // whoever runs this, root included, gets no further here
+        let around = dir.path().join("around");
+        std::os::unix::fs::symlink(&around, &around).expect("a link to itself");
+        for opened in [open_read_only(&around), open_beside(&around)] {
+            let told = opened.expect_err("it cannot be looked at").to_string();
+            assert!(told.contains("cannot read the state file") && told.contains("symbolic link"), "{told}");
+        }
+    }
 
     #[test]
     fn the_journal_of_an_earlier_version_keeps_its_numbers_and_uses_none_twice() {
