@@ -33,6 +33,11 @@ impl Finding {
         Self { level: Level::Warning, topic: topic.into(), text: text.into(), remedy: Some(remedy.into()) }
     }
 
+    /// A problem whose text says what to do about it.
+    pub fn told(topic: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { level: Level::Problem, topic: topic.into(), text: text.into(), remedy: None }
+    }
+
     pub fn problem(topic: impl Into<String>, text: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { level: Level::Problem, topic: topic.into(), text: text.into(), remedy: Some(remedy.into()) }
     }

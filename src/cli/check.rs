@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::config::{Config, Settings, SinkConfig, StateConfig, unknown_names};
+use crate::config::{Config, Faults, LogConfig, Settings, StateConfig, unknown_names};
 use crate::finding::{Finding, Level};
 use crate::observe;
 use crate::printable::clean_lines;
@@ -15,6 +15,8 @@ use crate::ship;
 use crate::source;
 use crate::source::recordings::{Folder, Place};
 use crate::store::{self, StoreError};
+
+const SETTINGS: &str = "settings";
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -26,29 +28,61 @@ pub struct Args {
 }
 
 /// Returns the exit code: 0 nothing to mend, 2 a setting cannot be used, 3 problems were found.
-pub fn run(args: Args) -> u8 {
-    let (config, runtime) = match super::prepare(&args.settings) {
-        Ok(prepared) => prepared,
-        Err(code) => return code,
+pub fn run(args: Args, mut faults: Faults) -> u8 {
+    if let Ok(log) = LogConfig::resolve(&args.settings.log) {
+        crate::log::start(&log);
+    }
+    let config = match Config::read(&args.settings) {
+        Ok(config) if faults.is_empty() => config,
+        read => {
+            read.err().map(Faults::into_vec).into_iter().flatten().for_each(|fault| faults.add(fault));
+            report(&settings_findings(faults, unknown_names()), args.json);
+            if !args.json {
+                super::say("what the settings lead to (database, sinks, state) is tried once they can be used");
+            }
+            return super::USAGE;
+        }
+    };
+    let runtime = match super::runtime() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("callferry: cannot start: {e}");
+            return super::RUNTIME;
+        }
     };
     let findings = runtime.block_on(find(&config));
-    let problems = count(&findings, Level::Problem);
-    if args.json {
-        let warnings = count(&findings, Level::Warning);
+    report(&findings, args.json);
+    let problems = || findings.iter().filter(|f| f.level == Level::Problem);
+    if problems().any(|f| f.topic == SETTINGS) {
+        super::USAGE
+    } else if problems().next().is_some() {
+        super::PROBLEMS
+    } else {
+        super::OK
+    }
+}
+
+fn report(findings: &[Finding], as_json: bool) {
+    if as_json {
+        let (problems, warnings) = (count(findings, Level::Problem), count(findings, Level::Warning));
         super::say(format!("{:#}", json!({ "problems": problems, "warnings": warnings, "findings": findings })));
     } else {
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        super::say(page(&findings, colour));
+        super::say(page(findings, colour));
     }
-    if problems > 0 { super::PROBLEMS } else { super::OK }
 }
 
 async fn find(config: &Config) -> Vec<Finding> {
-    let mut findings = settings_findings(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()));
+    // what a sink makes of its settings is known when it is made
+    let mut faults = Faults::default();
+    let made = config.sinks.iter().filter_map(|sink| faults.take(ship::sinks(std::slice::from_ref(sink))));
+    let sinks: Vec<_> = made.flatten().collect();
+    let mut findings = settings_findings(faults, unknown_names());
     findings.extend(source::check(&config.source).await);
     findings.extend(config.certificate_findings());
     findings.extend(config.recordings.files.iter().flat_map(|files| files.roots.iter().map(|root| recordings(root))));
-    findings.extend(sinks(&config.sinks).await);
+    let tried = futures_util::future::join_all(sinks.iter().map(|s| s.check())).await;
+    findings.extend(tried.into_iter().flatten());
     if let Some(upload) = &config.recordings.upload {
         findings.extend(ship::recordings::check(upload).await);
     }
@@ -58,15 +92,20 @@ async fn find(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn settings_findings(names: impl Iterator<Item = String>) -> Vec<Finding> {
-    let unknown = unknown_names(names);
-    if unknown.is_empty() {
-        return vec![Finding::ok("settings", "every setting can be used")];
+/// What cannot be used, and names that are read by nobody.
+fn settings_findings(faults: Faults, unknown: Vec<String>) -> Vec<Finding> {
+    let mut findings: Vec<Finding> =
+        faults.into_vec().into_iter().map(|fault| Finding::told(SETTINGS, fault.to_string())).collect();
+    findings.extend(unknown.into_iter().map(|text| {
+        let warning = Finding::warning(SETTINGS, text, "the names are in .env.example and `callferry run --help`");
+        // what names the way out itself needs no other
+        let remedy = warning.remedy.filter(|_| warning.text.ends_with("check its spelling"));
+        Finding { remedy, ..warning }
+    }));
+    if findings.is_empty() {
+        findings.push(Finding::ok(SETTINGS, "every setting can be used"));
     }
-    unknown
-        .into_iter()
-        .map(|text| Finding::warning("settings", text, "the names are in .env.example and `callferry run --help`"))
-        .collect()
+    findings
 }
 
 /// A folder of recordings can be read, with what is below it and its newest file.
@@ -99,19 +138,12 @@ fn recordings(root: &Path) -> Finding {
     }
 }
 
-async fn sinks(configs: &[SinkConfig]) -> Vec<Finding> {
-    let sinks = match ship::sinks(configs) {
-        Ok(sinks) => sinks,
-        Err(e) => return vec![Finding::problem("sinks", e.to_string(), format!("change {}", e.variable))],
-    };
-    futures_util::future::join_all(sinks.iter().map(|s| s.check())).await.into_iter().flatten().collect()
-}
-
 /// The state directory can be written and has room; what is in it can be read.
 fn state(config: &StateConfig, source_id: &str) -> Vec<Finding> {
     let dir = &config.dir;
     let shown = dir.display();
     let mut findings = Vec::new();
+    let mut writable = true;
     match try_directory(dir) {
         Ok(existing) => {
             findings.push(Finding::ok("state", format!("{shown} can be written")));
@@ -141,11 +173,14 @@ fn state(config: &StateConfig, source_id: &str) -> Vec<Finding> {
                 )),
             }
         }
-        Err(e) => findings.push(Finding::problem(
-            "state",
-            format!("{shown} cannot be written: {e}"),
-            "set STATE_DIR to a directory this user can write (in a container: a volume that belongs to user 1000)",
-        )),
+        Err(e) => {
+            writable = false;
+            findings.push(Finding::problem(
+                "state",
+                format!("{shown} cannot be written: {e}"),
+                "set STATE_DIR to a directory this user can write (in a container: a volume that belongs to user 1000)",
+            ));
+        }
     }
     match store::open_read_only(dir) {
         Ok(conn) => match store::meta::source_id(&conn) {
@@ -155,12 +190,14 @@ fn state(config: &StateConfig, source_id: &str) -> Vec<Finding> {
                 format!("set SOURCE_ID={id}, or give {source_id} a STATE_DIR of its own"),
             )),
             Ok(_) => findings.push(Finding::ok("state", "the state file can be read")),
-            Err(e) => findings.push(Finding::problem("state", e.to_string(), "see docs/operations.md")),
+            Err(e) => findings.push(Finding::told("state", e.to_string())),
         },
-        Err(StoreError::Missing { .. }) => {
+        Err(StoreError::Missing { .. }) if writable => {
             findings.push(Finding::ok("state", "there is no state yet: the first run creates it"));
         }
-        Err(e) => findings.push(Finding::problem("state", e.to_string(), "see docs/operations.md")),
+        // none can be made either, which was told above
+        Err(StoreError::Missing { .. }) => {}
+        Err(e) => findings.push(Finding::told("state", e.to_string())),
     }
     if store::agent_runs(dir) {
         findings.push(Finding::ok("state", "an agent is running on it"));
@@ -171,7 +208,18 @@ fn state(config: &StateConfig, source_id: &str) -> Vec<Finding> {
 /// Creates and removes a directory where the state is or would be created. Returns the nearest directory that exists.
 fn try_directory(dir: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(dir)?;
-    let existing = absolute.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned();
+    let mut existing = Path::new("/");
+    for ancestor in absolute.ancestors() {
+        match ancestor.try_exists() {
+            Ok(false) => continue,
+            // below a file: told of the file itself
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => continue,
+            Err(e) => return Err(e),
+            Ok(true) => existing = ancestor,
+        }
+        break;
+    }
+    let existing = existing.to_owned();
     if !existing.is_dir() {
         return Err(io::Error::other(format!("{} is not a directory", existing.display())));
     }
@@ -201,7 +249,7 @@ async fn monitoring(config: &Config, agent_runs: bool) -> Vec<Finding> {
         Err(observe::ObserveError::PortInUse { .. }) if agent_runs => {
             Finding::ok("monitoring", format!("{address} is in use, as it should be while the agent runs"))
         }
-        Err(e) => Finding::problem("monitoring", e.to_string(), "set MONITORING_PORT to a free port"),
+        Err(e) => Finding::told("monitoring", e.to_string()),
     }]
 }
 
@@ -267,15 +315,13 @@ mod tests {
         assert!(page(&findings, true).contains("\x1b[31m✗\x1b[0m"));
     }
 
+    fn config(dir: PathBuf, min_free: u64) -> StateConfig {
+        StateConfig { dir, retention: std::time::Duration::from_secs(1), max_size: 1, min_free }
+    }
+
     #[test]
     fn a_state_that_can_be_written_is_left_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        let config = |dir: PathBuf, min_free| StateConfig {
-            dir,
-            retention: std::time::Duration::from_secs(1),
-            max_size: 1,
-            min_free,
-        };
         let findings = state(&config(dir.path().join("a/b"), 0), "pbx");
         assert_eq!(count(&findings, Level::Problem), 0, "{findings:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -287,6 +333,33 @@ mod tests {
         let findings = state(&config(dir.path().join("file"), 0), "pbx");
         assert_eq!(findings[0].level, Level::Problem, "{findings:?}");
         assert!(findings[0].remedy.as_deref().unwrap().contains("STATE_DIR"));
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_looked_at_is_not_told_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let looped = dir.path().join("loop");
+        std::os::unix::fs::symlink(&looped, &looped).unwrap();
+        let findings = state(&config(looped, 0), "pbx");
+        assert!(findings.iter().all(|f| f.level == Level::Problem), "{findings:?}");
+        assert!(findings.iter().any(|f| f.text.contains("cannot read the state file")), "{findings:?}");
+        // where nothing can be written, no first run creates one
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let findings = state(&config(file, 0), "pbx");
+        assert!(findings.iter().all(|f| f.level == Level::Problem), "{findings:?}");
+    }
+
+    #[test]
+    fn a_remedy_never_says_again_what_the_text_says() {
+        let mut faults = Faults::default();
+        faults.add(crate::config::ConfigError::new("DB_NAME", "not set. It names the database"));
+        let unknown = vec!["STAE_DIR is not a setting of callferry: did you mean STATE_DIR?".to_owned()];
+        let findings = settings_findings(faults, unknown);
+        assert!(findings.iter().all(|f| f.remedy.is_none()), "{findings:?}");
+        assert_eq!(findings.iter().map(|f| f.level).collect::<Vec<_>>(), [Level::Problem, Level::Warning]);
+        let findings = settings_findings(Faults::default(), vec!["X is not a setting; check its spelling".to_owned()]);
+        assert!(findings[0].remedy.as_deref().is_some_and(|r| r.contains(".env.example")), "{findings:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{self, Config, ConfigError, LogConfig, Secrets, Settings};
+use crate::config::{self, Config, ConfigError, Faults, LogConfig, Settings};
 
 mod ask;
 mod backfill;
@@ -103,11 +103,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     }
-    let cli = match command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m)) {
-        Ok(cli) => cli,
+    let (cli, faults) = match parsed() {
+        Ok(parsed) => parsed,
         Err(e) => {
             match wrong_value(&e) {
-                Some(line) => eprintln!("callferry: {line}"),
+                Some(fault) => eprintln!("callferry: {fault}"),
                 None => e.print().unwrap_or_default(),
             }
             return ExitCode::from(if e.use_stderr() { USAGE } else { OK });
@@ -115,7 +115,7 @@ pub fn main() -> ExitCode {
     };
     let code = match cli.command {
         Command::Run(args) => run::run(*args),
-        Command::Check(args) => check::run(*args),
+        Command::Check(args) => check::run(*args, faults),
         Command::Demo(args) => demo::run(args),
         Command::Correlate(args) => correlate::run(*args),
         Command::Explain(args) => explain::run(*args),
@@ -130,6 +130,28 @@ pub fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck::run(args),
     };
     ExitCode::from(code)
+}
+
+/// The command line with the environment. `check` is to tell of every value that cannot be read, so that there those of
+/// the environment are set aside, one after the other.
+fn parsed() -> Result<(Cli, Faults), clap::Error> {
+    let mut faults = Faults::default();
+    let mut first = None;
+    loop {
+        let parsed = command().try_get_matches().and_then(|m| Cli::from_arg_matches(&m));
+        let error = match parsed {
+            Ok(cli) if first.is_none() || matches!(cli.command, Command::Check(_)) => return Ok((cli, faults)),
+            Ok(_) => {
+                return Err(first.take().unwrap_or_else(|| clap::Error::new(clap::error::ErrorKind::InvalidValue)));
+            }
+            Err(error) => error,
+        };
+        let of_environment = wrong_value(&error).filter(|fault| std::env::var_os(&fault.variable).is_some());
+        let Some(fault) = of_environment else { return Err(first.unwrap_or(error)) };
+        config::set_aside(&fault.variable);
+        faults.add(fault);
+        first.get_or_insert(error);
+    }
 }
 
 /// `backfill --tenant` chooses calls; there the setting of that name is the environment's.
@@ -156,7 +178,7 @@ fn env_file_argument() -> Option<PathBuf> {
 }
 
 /// A value that cannot be read, told like any other wrong setting: by the variable's name, in one line.
-fn wrong_value(error: &clap::Error) -> Option<String> {
+fn wrong_value(error: &clap::Error) -> Option<ConfigError> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         return None;
@@ -174,8 +196,30 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
         .get_subcommands()
         .flat_map(clap::Command::get_arguments)
         .find_map(|a| (a.get_long() == Some(flag)).then(|| a.get_env().map(|e| e.to_string_lossy().into_owned()))?);
-    let problem = std::error::Error::source(error).map_or_else(|| "not allowed".to_owned(), ToString::to_string);
-    Some(ConfigError::new(variable.unwrap_or_else(|| format!("--{flag}")), format!("{value:?}: {problem}")).to_string())
+    let problem = std::error::Error::source(error).map_or_else(|| "is not allowed".to_owned(), ToString::to_string);
+    let problem = plainly(&problem);
+    let problem =
+        if problem.starts_with("is ") { format!("{value:?} {problem}") } else { format!("{value:?}: {problem}") };
+    Some(ConfigError::new(variable.unwrap_or_else(|| format!("--{flag}")), problem))
+}
+
+/// What the standard library and clap say of numbers that are none, in words for an admin.
+fn plainly(problem: &str) -> String {
+    // "99999 is not in 0..=65535"
+    let bounds = problem.split_once(" is not in ").and_then(|(_, range)| range.split_once("..="));
+    match (problem, bounds) {
+        (_, Some((least, most))) => format!("is not a number between {least} and {most}"),
+        (
+            "invalid digit found in string"
+            | "invalid float literal"
+            | "cannot parse integer from empty string"
+            | "cannot parse float from empty string"
+            | "number too large to fit in target type"
+            | "number too small to fit in target type",
+            None,
+        ) => "is not a number, or larger or smaller than it may be".to_owned(),
+        _ => problem.to_owned(),
+    }
 }
 
 /// Prints a line. A reader that has gone away (`| head`) has seen enough: no reason to fail.
@@ -206,14 +250,17 @@ fn prepare_with(
     settings: &Settings,
     log_as: impl FnOnce(LogConfig) -> LogConfig,
 ) -> Result<(Config, tokio::runtime::Runtime), u8> {
-    let config = LogConfig::resolve(&settings.log).map(log_as).and_then(|log| {
-        crate::log::start(&log);
-        Config::resolve(settings, Secrets::load(settings)?)
-    });
-    let config = config.map_err(|e| {
-        eprintln!("callferry: {e}");
+    let config = Config::read(settings).map_err(|faults| {
+        let faults = faults.into_vec();
+        let more = faults.len().saturating_sub(1);
+        if let Some(first) = faults.first() {
+            let more =
+                if more > 0 { format!(" ({more} more to mend: `callferry check` names them)") } else { String::new() };
+            eprintln!("callferry: {first}{more}");
+        }
         USAGE
     })?;
+    crate::log::start(&log_as(config.log.clone()));
     let runtime = runtime().map_err(|e| {
         eprintln!("callferry: cannot start: {e}");
         RUNTIME

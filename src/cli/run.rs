@@ -25,7 +25,7 @@ pub fn run(args: Args) -> u8 {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
-    for warning in unknown_names(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned())) {
+    for warning in unknown_names() {
         tracing::warn!("{warning}");
     }
     for finding in config.certificate_findings() {

@@ -1,8 +1,9 @@
-//! The environment: `.env` files, empty values, names nobody reads, secrets in files.
+//! The environment: `.env` files, empty values, secrets in files.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::CommandFactory;
 use secrecy::SecretString;
@@ -10,7 +11,8 @@ use thiserror::Error;
 
 use super::ConfigError;
 use super::dotenv;
-use super::settings::{ProvisionSettings, SECRET_NAMES, Secrets, Settings};
+use super::faults::Faults;
+use super::settings::{COMMAND_SETTINGS, ProvisionSettings, SECRET_NAMES, Secrets, Settings};
 
 #[derive(Debug, Error)]
 pub enum EnvError {
@@ -18,98 +20,19 @@ pub enum EnvError {
     File { path: PathBuf, problem: String },
 }
 
-/// Names the SIPSTACK connector documents that change nothing there or here; setting them deserves a word.
-const WITHOUT_EFFECT: &[&str] = &[
-    "BATCH_SIZE",
-    "CDR_BATCH_FORCE_TIMEOUT",
-    "CDR_BATCH_SIZE",
-    "CDR_BATCH_TIMEOUT",
-    "CDR_LOOKBACK_MINUTES",
-    "CDR_MAX_CONCURRENT",
-    "CDR_MAX_RETRIES",
-    "CDR_QUEUE_SIZE",
-    "CEL_CSV_MAX_LINES",
-    "CEL_CSV_POLL_INTERVAL",
-    "CONNECTION_POOL_SIZE",
-    "DETECT_DIRECTION",
-    "ENABLE_CALL_THREADS",
-    "HOST_HOSTNAME",
-    "API_RETRY_ATTEMPTS",
-    "MAX_RECORDS_PER_POLL",
-    "MAX_WORKERS",
-    "METRICS_INTERVAL",
-    "PGID",
-    "POLL_INTERVAL",
-    "PUID",
-    "RECORDING_WATCHER_ENABLED",
-    "SHIP_COMPLETE_AFTER",
-    "SHIP_INCOMPLETE_AFTER",
-];
+/// Names that stand in the `.env` file: whoever wrote one there meant it for us.
+static IN_FILE: OnceLock<BTreeSet<String>> = OnceLock::new();
+
+pub(super) fn names_in_file() -> BTreeSet<String> {
+    IN_FILE.get().cloned().unwrap_or_default()
+}
 
 /// Names of the SIPSTACK connector that mean one of ours, which counts where both are set.
-const ALSO_CALLED: &[(&str, &str)] = &[
+pub(super) const ALSO_CALLED: &[(&str, &str)] = &[
     ("CDR_FILTER_ENABLED", "FILTER_ENABLED"),
     ("CDR_FILTER_EXCLUDE_DST", "FILTER_EXCLUDE_DST"),
     ("CDR_FILTER_MIN_DURATION", "FILTER_MIN_DURATION"),
     ("DID_TENANT_CONFIG", "TENANT_MAP_FILE"),
-];
-
-/// Names of the SIPSTACK connector that have no counterpart, and why.
-const REFUSED: &[(&str, &str)] = &[
-    (
-        "CDR_FILTER_INTERNAL_ONLY",
-        "has no effect: there is no setting that ships internal calls alone. FILTER_INTERNAL=drop leaves them out",
-    ),
-    (
-        "CDR_FILTER_QUEUE_ATTEMPTS",
-        "has no effect: attempts of a queue are parts of their call here, and no calls of their own",
-    ),
-    (
-        "CDR_FILTER_ZERO_DURATION",
-        "has no effect: calls of no length are shipped. FILTER_MIN_DURATION leaves short calls out",
-    ),
-];
-
-/// Names (or beginnings that end in `_`) that will mean something when the feature they belong to exists; until then they
-/// are told apart from typing errors.
-const NOT_YET: &[&str] = &["ASTERISK_CONFIG_FILE", "CEL_CSV_PATH", "VOICEMAIL_"];
-
-/// Prefixes that are ours: an unknown name that begins so is likely a typing error.
-const PREFIXES: &[&str] = &[
-    "ACCOUNTCODE_",
-    "AMI_",
-    "API_",
-    "ASTERISK_",
-    "BATCH_",
-    "CALL_",
-    "CDR_",
-    "CEL_",
-    "COUNTRY_",
-    "CUSTOMER_",
-    "DB_",
-    "DID_",
-    "FILE_",
-    "FILTER_",
-    "INBOUND_",
-    "INCLUDE_RAW",
-    "KNOWN_",
-    "LOG_",
-    "LONG_CALL_",
-    "MONITORING_",
-    "NATIONAL_",
-    "NUMBER_",
-    "OUTAGE_",
-    "RECORDING",
-    "REGION",
-    "RETRY_",
-    "SHIP_",
-    "SINK",
-    "SOURCE_",
-    "START_",
-    "STATE_",
-    "TENANT",
-    "VOICEMAIL_",
-    "WEBHOOK_",
 ];
 
 /// Reads `.env` (or the file given) into the environment, where what is set already wins. Then tidies the values of our
@@ -129,6 +52,7 @@ pub fn load_env(file: Option<&Path>) -> Result<Vec<String>, EnvError> {
         })?;
         set = dotenv::parse(&text).map_err(|e| fault(e.to_string()))?;
     }
+    let _ = IN_FILE.set(set.iter().map(|(name, _)| name.clone()).collect());
     let mut warnings = Vec::new();
     let mut environment: Vec<(OsString, Option<String>)> = Vec::new();
     for (name, value) in &set {
@@ -196,9 +120,15 @@ fn quoted(value: &str) -> Option<&str> {
     })
 }
 
+/// Takes a setting out of the environment, so that those after it can be looked at. To be called in `main`, before any
+/// thread is started.
+pub fn set_aside(variable: &str) {
+    apply(vec![(variable.into(), None)]);
+}
+
 fn apply(changes: Vec<(OsString, Option<String>)>) {
     for (name, value) in changes {
-        // SAFETY: `load_env` runs first thing in main, before any thread exists that could read the environment.
+        // SAFETY: called first thing in main, before any thread exists that could read the environment.
         unsafe {
             match value {
                 Some(value) => std::env::set_var(name, value),
@@ -209,11 +139,12 @@ fn apply(changes: Vec<(OsString, Option<String>)>) {
 }
 
 /// Every name we read.
-fn known_names() -> BTreeSet<String> {
+pub(super) fn known_names() -> BTreeSet<String> {
     settings_command()
         .get_arguments()
         .filter_map(|a| a.get_env().map(|e| e.to_string_lossy().into_owned()))
         .chain(SECRET_NAMES.iter().map(|&s| s.to_owned()))
+        .chain(COMMAND_SETTINGS.iter().map(|s| s.name.to_owned()))
         .collect()
 }
 
@@ -229,50 +160,21 @@ pub(super) fn settings_command() -> clap::Command {
     All::command()
 }
 
-/// What to tell about names in the environment that look like ours and are not read.
-pub fn unknown_names(names: impl Iterator<Item = String>) -> Vec<String> {
-    let mut known = known_names();
-    // set for the connector that came before, most likely
-    known.retain(|name| !name.starts_with("AMI_"));
-    let mut warnings: Vec<String> =
-        names.filter(|name| !known.contains(name)).filter_map(|name| warning(&name)).collect();
-    warnings.sort();
-    warnings
-}
-
-fn warning(name: &str) -> Option<String> {
-    if name.starts_with("AMI_") {
-        Some(format!("{name} has no effect on reading calls; `callferry provision` and `callferry trunk` use it"))
-    } else if name.starts_with("DELETE_RECORDINGS") {
-        Some(format!("{name} has no effect: callferry deletes no recordings"))
-    } else if ALSO_CALLED.iter().any(|(theirs, _)| *theirs == name) {
-        None
-    } else if let Some((_, why)) = REFUSED.iter().find(|(theirs, _)| *theirs == name) {
-        Some(format!("{name} {why}"))
-    } else if WITHOUT_EFFECT.contains(&name) {
-        Some(format!("{name} has no effect; remove it"))
-    } else if NOT_YET.iter().any(|p| name == *p || (p.ends_with('_') && name.starts_with(p))) {
-        Some(format!("{name} has no effect in this version"))
-    } else if PREFIXES.iter().any(|p| name.starts_with(p)) {
-        Some(format!("{name} is not a setting of callferry; check its spelling"))
-    } else {
-        None
-    }
-}
-
 impl Secrets {
     /// Reads each secret from `<NAME>` or the file `<NAME>_FILE` names.
-    pub fn load(settings: &Settings) -> Result<Self, ConfigError> {
-        Ok(Self {
-            db_password: secret("DB_PASSWORD", settings.database.db_password_file.as_deref())?,
-            webhook_token: secret("WEBHOOK_TOKEN", settings.sinks.webhook_token_file.as_deref())?,
-            webhook_secret: secret("WEBHOOK_SECRET", settings.sinks.webhook_secret_file.as_deref())?,
-            api_key: secret("API_KEY", settings.sinks.api_key_file.as_deref())?,
-            db_client_key: secret("DB_CLIENT_KEY", settings.database.db_client_key_file.as_deref())?,
-            webhook_client_key: secret("WEBHOOK_CLIENT_KEY", settings.sinks.webhook_client_key_file.as_deref())?,
-            api_client_key: secret("API_CLIENT_KEY", settings.sinks.api_client_key_file.as_deref())?,
-            number_privacy_key: secret("NUMBER_PRIVACY_KEY", settings.sinks.number_privacy_key_file.as_deref())?,
-        })
+    pub(super) fn load(settings: &Settings, faults: &mut Faults) -> Self {
+        let mut load = |name, file: &Option<PathBuf>| faults.take(secret(name, file.as_deref())).flatten();
+        let (database, sinks) = (&settings.database, &settings.sinks);
+        Self {
+            db_password: load("DB_PASSWORD", &database.db_password_file),
+            webhook_token: load("WEBHOOK_TOKEN", &sinks.webhook_token_file),
+            webhook_secret: load("WEBHOOK_SECRET", &sinks.webhook_secret_file),
+            api_key: load("API_KEY", &sinks.api_key_file),
+            db_client_key: load("DB_CLIENT_KEY", &database.db_client_key_file),
+            webhook_client_key: load("WEBHOOK_CLIENT_KEY", &sinks.webhook_client_key_file),
+            api_client_key: load("API_CLIENT_KEY", &sinks.api_client_key_file),
+            number_privacy_key: load("NUMBER_PRIVACY_KEY", &sinks.number_privacy_key_file),
+        }
     }
 }
 
@@ -319,38 +221,6 @@ mod tests {
             ("\"", "\""),
         ] {
             assert_eq!(tidied(raw), meant, "{raw:?}");
-        }
-    }
-
-    #[test]
-    fn names_of_the_sipstack_connector_are_told_apart() {
-        let names = [
-            ("DB_HOST", None),
-            ("API_KEY", None),
-            ("PATH", None),
-            ("HOME", None),
-            ("CDR_BATCH_SIZE", Some("no effect; remove")),
-            ("RECORDING_PATHS", None),
-            ("RECORDING_WATCHER", Some("check its spelling")),
-            ("RECORDING_WATCHER_ENABLED", Some("no effect; remove")),
-            ("DELETE_RECORDINGS_AFTER_UPLOAD", Some("deletes no recordings")),
-            ("DELETE_RECORDINGS", Some("deletes no recordings")),
-            ("DB_PASWORD", Some("check its spelling")),
-            ("DID_TENANT_CONFIG", None),
-            ("CDR_FILTER_MIN_DURATION", None),
-            ("CDR_FILTER_INTERNAL_ONLY", Some("FILTER_INTERNAL=drop")),
-            ("CDR_FILTER_ZERO_DURATION", Some("FILTER_MIN_DURATION")),
-            ("CDR_FILTER_QUEUE_ATTEMPTS", Some("parts of their call")),
-            ("CDR_FILTER_SOMETHING", Some("check its spelling")),
-            ("STRIP_DIAL_PREFIXES", None),
-            ("AMI_HOST", Some("no effect on reading calls")),
-        ];
-        for (name, expected) in names {
-            let warnings = unknown_names(std::iter::once(name.to_owned()));
-            match expected {
-                None => assert!(warnings.is_empty(), "{warnings:?}"),
-                Some(words) => assert!(warnings.len() == 1 && warnings[0].contains(words), "{name}: {warnings:?}"),
-            }
         }
     }
 }

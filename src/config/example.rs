@@ -1,6 +1,7 @@
 //! `.env.example`: every setting with its help and default, made from the settings themselves.
 
 use super::env::settings_command;
+use super::settings::{COMMAND_SETTINGS, SECRET_NAMES};
 
 const HEAD: &str = "\
 # Settings of callferry. Copy to .env and set what you need: every line below shows a default and may stay as it is.
@@ -24,17 +25,24 @@ pub fn env_example() -> String {
             text.push_str(&format!("\n\n# ---- {heading} ----\n"));
         }
         let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
-        text.push('\n');
-        for line in wrap(&help, 116) {
-            text.push_str(&format!("# {line}\n"));
-        }
-        if let Some(secret) = name.strip_suffix("_FILE").filter(|s| super::settings::SECRET_NAMES.contains(s)) {
-            text.push_str(&format!("#{secret}=\n"));
-        }
         let default = argument.get_default_values().iter().map(|v| v.to_string_lossy()).collect::<Vec<_>>().join(",");
-        text.push_str(&format!("#{name}={default}\n"));
+        write(&mut text, &name, &help, &default);
+    }
+    for setting in COMMAND_SETTINGS {
+        write(&mut text, setting.name, setting.help, setting.default);
     }
     text
+}
+
+fn write(text: &mut String, name: &str, help: &str, default: &str) {
+    text.push('\n');
+    for line in wrap(help, 116) {
+        text.push_str(&format!("# {line}\n"));
+    }
+    if let Some(secret) = name.strip_suffix("_FILE").filter(|s| SECRET_NAMES.contains(s)) {
+        text.push_str(&format!("#{secret}=\n"));
+    }
+    text.push_str(&format!("#{name}={default}\n"));
 }
 
 fn wrap(text: &str, width: usize) -> Vec<String> {

@@ -233,9 +233,6 @@ pub(super) fn filters(s: &RuleSettings) -> Result<Filters> {
         other => return Err(ConfigError::new("FILTER_INTERNAL", format!("{other} is neither keep nor drop"))),
     };
     let seconds = s.filter_min_duration;
-    if !(0.0..=86_400.0).contains(&seconds) {
-        return Err(ConfigError::new("FILTER_MIN_DURATION", format!("{seconds} is not between 0 and 86400 seconds")));
-    }
     if !s.filter_enabled {
         return Ok(Filters::default());
     }

@@ -6,15 +6,20 @@
 mod dotenv;
 mod env;
 mod example;
+mod faults;
 mod labels;
+mod names;
+mod parsers;
 mod recordings;
 mod resolve;
 mod settings;
 mod tls;
 mod types;
 
-pub use env::{EnvError, load_env, secret, unknown_names};
+pub use env::{EnvError, load_env, secret, set_aside};
 pub use example::env_example;
+pub use faults::Faults;
+pub use names::unknown_names;
 pub use recordings::{FilesConfig, RecordingConfig, UploadConfig};
 pub use resolve::{rules, zone};
 pub use settings::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::resolve::{api_privacy, api_tls, calls_url, concurrency, hours, http_url, seconds, trimmed};
+use super::resolve::{api_privacy, api_tls, calls_url, http_url, trimmed};
 use super::settings::{HiddenUrl, Secrets, Settings};
 use super::tls::TlsConfig;
 use super::{ConfigError, NumberPrivacy};
@@ -76,20 +76,13 @@ pub(super) fn resolve(settings: &Settings, secrets: &Secrets) -> Result<Recordin
     if extensions.is_empty() {
         return Err(ConfigError::new("RECORDING_FILE_EXTENSIONS", "names no ending, such as wav,mp3,gsm"));
     }
-    if !(1..=100).contains(&s.recording_stability_check_count) {
-        return Err(ConfigError::new(
-            "RECORDING_STABILITY_CHECK_COUNT",
-            format!("{} is not between 1 and 100", s.recording_stability_check_count),
-        ));
-    }
-    let interval = s.recording_stability_check_interval;
     let files = FilesConfig {
         roots,
         extensions,
         min_size: s.recording_min_file_size,
-        max_age: hours("RECORDING_MAX_AGE_HOURS", s.recording_max_age_hours)?,
+        max_age: Duration::from_secs_f64(s.recording_max_age_hours * 3_600.0),
         checks: s.recording_stability_check_count,
-        check_interval: seconds("RECORDING_STABILITY_CHECK_INTERVAL", interval, 0.01, 600.0)?,
+        check_interval: Duration::from_secs_f64(s.recording_stability_check_interval),
     };
     let upload = if s.recording_upload_enabled { Some(upload(settings, secrets)?) } else { None };
     Ok(RecordingConfig { files: Some(files), upload })
@@ -114,8 +107,8 @@ fn upload(settings: &Settings, secrets: &Secrets) -> Result<UploadConfig, Config
     Ok(UploadConfig {
         url,
         api_key,
-        concurrency: concurrency("RECORDING_UPLOAD_CONCURRENCY", s.recording_upload_concurrency)?,
-        timeout: seconds("RECORDING_UPLOAD_TIMEOUT", s.recording_upload_timeout, 0.1, 86_400.0)?,
+        concurrency: s.recording_upload_concurrency,
+        timeout: Duration::from_secs_f64(s.recording_upload_timeout),
         allow_http: settings.sinks.allow_http,
         tls: api_tls(&settings.sinks, secrets)?,
         privacy: api_privacy(settings, secrets)?,

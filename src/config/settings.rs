@@ -5,14 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use secrecy::SecretString;
 
-/// `true` and `false` as people and other programs write them.
-fn boolean(value: &str) -> Result<bool, &'static str> {
-    match value.to_ascii_lowercase().as_str() {
-        "true" | "yes" | "on" | "1" | "t" | "y" => Ok(true),
-        "false" | "no" | "off" | "0" | "f" | "n" => Ok(false),
-        _ => Err("neither true nor false"),
-    }
-}
+use super::parsers::{above_zero, at_least, boolean, number, whole};
 
 /// An address that may hold a password or a token, in its path too: never shown by `Debug`.
 #[derive(Clone)]
@@ -71,7 +64,7 @@ pub struct DatabaseSettings {
     #[arg(long, env = "DB_HOST", default_value = "localhost")]
     pub db_host: String,
     /// Port of the database [default: 3306 for mysql, 5432 for postgresql]
-    #[arg(long, env = "DB_PORT")]
+    #[arg(long, env = "DB_PORT", value_parser = number::<u16>(1, 65_535, ""))]
     pub db_port: Option<u16>,
     /// Unix socket to use instead of host and port (MySQL: the socket file; PostgreSQL: its directory)
     #[arg(long, env = "DB_SOCKET")]
@@ -122,19 +115,19 @@ pub struct DatabaseSettings {
     #[arg(long, env = "START_FROM", default_value = "now")]
     pub start_from: String,
     /// Seconds between polls while calls arrive
-    #[arg(long, env = "BUSY_POLL_INTERVAL", default_value = "1")]
+    #[arg(long, env = "BUSY_POLL_INTERVAL", default_value = "1", value_parser = number(0.05, 3_600.0, "seconds"))]
     pub busy_poll_interval: f64,
     /// Seconds between polls while nothing arrives
-    #[arg(long, env = "CDR_POLL_INTERVAL", default_value = "5")]
+    #[arg(long, env = "CDR_POLL_INTERVAL", default_value = "5", value_parser = number(0.05, 3_600.0, "seconds"))]
     pub cdr_poll_interval: f64,
     /// Rows read at once
-    #[arg(long, env = "DB_PAGE_SIZE", default_value = "2000")]
+    #[arg(long, env = "DB_PAGE_SIZE", default_value = "2000", value_parser = number::<u32>(1, 100_000, "rows"))]
     pub db_page_size: u32,
     /// Connections to the PBX database at most
-    #[arg(long, env = "DB_CONNECTIONS", default_value = "2")]
+    #[arg(long, env = "DB_CONNECTIONS", default_value = "2", value_parser = number::<u32>(1, 16, ""))]
     pub db_connections: u32,
     /// Seconds to wait for a connection or an answer of the database
-    #[arg(long, env = "DB_TIMEOUT", default_value = "30")]
+    #[arg(long, env = "DB_TIMEOUT", default_value = "30", value_parser = number::<u64>(1, 3_600, "seconds"))]
     pub db_timeout: u64,
 }
 
@@ -149,10 +142,10 @@ pub struct RuleSettings {
     #[arg(long = "inbound-context", env = "INBOUND_CONTEXTS", value_delimiter = ',')]
     pub inbound_contexts: Vec<String>,
     /// Digits of the shortest extension
-    #[arg(long, env = "ASTERISK_EXT_MIN_LENGTH", default_value = "2")]
+    #[arg(long, env = "ASTERISK_EXT_MIN_LENGTH", default_value = "2", value_parser = number::<usize>(1, 40, "digits"))]
     pub asterisk_ext_min_length: usize,
     /// Digits of the longest extension
-    #[arg(long, env = "ASTERISK_EXT_MAX_LENGTH", default_value = "7")]
+    #[arg(long, env = "ASTERISK_EXT_MAX_LENGTH", default_value = "7", value_parser = number::<usize>(1, 40, "digits"))]
     pub asterisk_ext_max_length: usize,
     /// Count calls that only an application answered (Stasis, AGI, AudioSocket) as self_service instead of answered
     #[arg(long, env = "APPLICATIONS_SELF_SERVICE", default_value = "false", action = clap::ArgAction::Set, value_parser = boolean)]
@@ -205,7 +198,7 @@ pub struct RuleSettings {
     #[arg(long, env = "FILTER_INTERNAL", default_value = "keep")]
     pub filter_internal: String,
     /// Do not ship calls that lasted fewer seconds, from first ring to end
-    #[arg(long, env = "FILTER_MIN_DURATION", default_value = "0")]
+    #[arg(long, env = "FILTER_MIN_DURATION", default_value = "0", value_parser = number(0.0, 86_400.0, "seconds"))]
     pub filter_min_duration: f64,
     /// Do not ship calls to these numbers, as globs, comma separated: *97,7*
     #[arg(long, env = "FILTER_EXCLUDE_DST", value_delimiter = ',')]
@@ -215,10 +208,10 @@ pub struct RuleSettings {
     pub filter_exclude_contexts: Vec<String>,
 
     /// Seconds to wait for the CDR of a call whose channels have all ended
-    #[arg(long, env = "CDR_GRACE", default_value = "5")]
+    #[arg(long, env = "CDR_GRACE", default_value = "5", value_parser = number(0.0, 600.0, "seconds"))]
     pub cdr_grace: f64,
     /// Hours after which a call that never ended is shipped as it is, marked incomplete
-    #[arg(long, env = "CALL_MAX_AGE", default_value = "24")]
+    #[arg(long, env = "CALL_MAX_AGE", default_value = "24", value_parser = above_zero(87_600.0, "hours"))]
     pub call_max_age: f64,
 }
 
@@ -249,16 +242,16 @@ pub struct SinkSettings {
     #[arg(long, env = "WEBHOOK_CLIENT_KEY_FILE")]
     pub webhook_client_key_file: Option<PathBuf>,
     /// webhook: calls in one request; 1 posts an object, more always an array
-    #[arg(long, env = "WEBHOOK_BATCH_SIZE", default_value = "1")]
+    #[arg(long, env = "WEBHOOK_BATCH_SIZE", default_value = "1", value_parser = number::<usize>(1, 1_000, "calls"))]
     pub webhook_batch_size: usize,
     /// webhook: compress the body with gzip
     #[arg(long, env = "WEBHOOK_GZIP", default_value = "false", action = clap::ArgAction::Set, value_parser = boolean)]
     pub webhook_gzip: bool,
     /// webhook: requests at the same time
-    #[arg(long, env = "WEBHOOK_CONCURRENCY", default_value = "4")]
+    #[arg(long, env = "WEBHOOK_CONCURRENCY", default_value = "4", value_parser = number::<usize>(1, 64, "requests"))]
     pub webhook_concurrency: usize,
     /// webhook: seconds to wait for an answer
-    #[arg(long, env = "WEBHOOK_TIMEOUT", default_value = "30")]
+    #[arg(long, env = "WEBHOOK_TIMEOUT", default_value = "30", value_parser = number(0.1, 3_600.0, "seconds"))]
     pub webhook_timeout: f64,
 
     /// file: NDJSON file that calls are appended to, - for standard output
@@ -287,7 +280,7 @@ pub struct SinkSettings {
     #[arg(long, env = "API_URL", hide_env_values = true)]
     pub api_url: Option<HiddenUrl>,
     /// sipstack: customer number
-    #[arg(long, env = "CUSTOMER_ID", default_value = "0")]
+    #[arg(long, env = "CUSTOMER_ID", default_value = "0", value_parser = whole)]
     pub customer_id: i64,
     /// Name of the PBX as shown to receivers [default: the machine's name]
     #[arg(long, env = "HOSTNAME")]
@@ -296,10 +289,10 @@ pub struct SinkSettings {
     #[arg(long, env = "INCLUDE_RAW_DATA", default_value = "false", action = clap::ArgAction::Set, value_parser = boolean)]
     pub include_raw_data: bool,
     /// sipstack: requests at the same time
-    #[arg(long, env = "API_CONCURRENCY", default_value = "10")]
+    #[arg(long, env = "API_CONCURRENCY", default_value = "10", value_parser = number::<usize>(1, 64, "requests"))]
     pub api_concurrency: usize,
     /// sipstack: seconds to wait for an answer
-    #[arg(long, env = "API_TIMEOUT", default_value = "30")]
+    #[arg(long, env = "API_TIMEOUT", default_value = "30", value_parser = number(0.1, 3_600.0, "seconds"))]
     pub api_timeout: f64,
 
     /// Allow bearer tokens over plain http to hosts that are neither loopback nor private
@@ -334,19 +327,19 @@ pub struct DeliverySettings {
     pub call_shipping_mode: String,
     /// Seconds after which a call that is still up is shipped as in_progress, and again each time they have passed; 0: never
     /// [default: 600 when CALL_SHIPPING_MODE is progressive, else 0]
-    #[arg(long, env = "LONG_CALL_UPDATE_INTERVAL")]
+    #[arg(long, env = "LONG_CALL_UPDATE_INTERVAL", value_parser = number(0.0, 86_400.0, "seconds"))]
     pub long_call_update_interval: Option<f64>,
     /// Seconds before the first retry; doubles from try to try, with full jitter
-    #[arg(long, env = "RETRY_BASE", default_value = "1")]
+    #[arg(long, env = "RETRY_BASE", default_value = "1", value_parser = number(0.01, 3_600.0, "seconds"))]
     pub retry_base: f64,
     /// Seconds between retries at most
-    #[arg(long, env = "RETRY_CAP", default_value = "600")]
+    #[arg(long, env = "RETRY_CAP", default_value = "600", value_parser = number(0.01, 86_400.0, "seconds"))]
     pub retry_cap: f64,
     /// Hours a call is tried while its sink works for others; time in which the sink is down does not count
-    #[arg(long, env = "RETRY_MAX_AGE", default_value = "48")]
+    #[arg(long, env = "RETRY_MAX_AGE", default_value = "48", value_parser = above_zero(87_600.0, "hours"))]
     pub retry_max_age: f64,
     /// Days a call waits for a sink that is down
-    #[arg(long, env = "OUTAGE_MAX_AGE", default_value = "14")]
+    #[arg(long, env = "OUTAGE_MAX_AGE", default_value = "14", value_parser = above_zero(3_650.0, "days"))]
     pub outage_max_age: f64,
 }
 
@@ -358,13 +351,13 @@ pub struct StateSettings {
     #[arg(long, env = "STATE_DIR", default_value = "data")]
     pub state_dir: PathBuf,
     /// Days to keep rows and documents of delivered calls
-    #[arg(long, env = "STATE_RETENTION", default_value = "7")]
+    #[arg(long, env = "STATE_RETENTION", default_value = "7", value_parser = above_zero(3_650.0, "days"))]
     pub state_retention: f64,
     /// Megabytes the state may take
-    #[arg(long, env = "STATE_MAX_SIZE", default_value = "2048")]
+    #[arg(long, env = "STATE_MAX_SIZE", default_value = "2048", value_parser = at_least(64, "megabytes"))]
     pub state_max_size: u64,
     /// Megabytes that have to stay free on the disk of the state (or 5 % of it, whichever is less)
-    #[arg(long, env = "STATE_MIN_FREE", default_value = "256")]
+    #[arg(long, env = "STATE_MIN_FREE", default_value = "256", value_parser = at_least(0, "megabytes"))]
     pub state_min_free: u64,
 }
 
@@ -383,16 +376,16 @@ pub struct RecordingSettings {
     #[arg(long, env = "RECORDING_FILE_EXTENSIONS", value_delimiter = ',', default_value = "wav,wav49,mp3,gsm,ogg")]
     pub recording_file_extensions: Vec<String>,
     /// Bytes a file has at least; smaller ones are not there yet
-    #[arg(long, env = "RECORDING_MIN_FILE_SIZE", default_value = "1024")]
+    #[arg(long, env = "RECORDING_MIN_FILE_SIZE", default_value = "1024", value_parser = at_least(0, "bytes"))]
     pub recording_min_file_size: u64,
     /// Hours since it was written last after which a file is no longer looked at
-    #[arg(long, env = "RECORDING_MAX_AGE_HOURS", default_value = "24")]
+    #[arg(long, env = "RECORDING_MAX_AGE_HOURS", default_value = "24", value_parser = above_zero(87_600.0, "hours"))]
     pub recording_max_age_hours: f64,
     /// How often in a row a file has to be found unchanged before it counts
-    #[arg(long, env = "RECORDING_STABILITY_CHECK_COUNT", default_value = "2")]
+    #[arg(long, env = "RECORDING_STABILITY_CHECK_COUNT", default_value = "2", value_parser = number::<u32>(1, 100, ""))]
     pub recording_stability_check_count: u32,
     /// Seconds between these checks
-    #[arg(long, env = "RECORDING_STABILITY_CHECK_INTERVAL", default_value = "2")]
+    #[arg(long, env = "RECORDING_STABILITY_CHECK_INTERVAL", default_value = "2", value_parser = number(0.01, 600.0, "seconds"))]
     pub recording_stability_check_interval: f64,
     /// Send the files to the SIPSTACK API (needs API_KEY); nothing is ever deleted
     #[arg(long, env = "RECORDING_UPLOAD_ENABLED", default_value = "false", action = clap::ArgAction::Set, value_parser = boolean)]
@@ -401,10 +394,10 @@ pub struct RecordingSettings {
     #[arg(long, env = "RECORDING_UPLOAD_URL", hide_env_values = true)]
     pub recording_upload_url: Option<HiddenUrl>,
     /// Files sent at the same time
-    #[arg(long, env = "RECORDING_UPLOAD_CONCURRENCY", default_value = "2")]
+    #[arg(long, env = "RECORDING_UPLOAD_CONCURRENCY", default_value = "2", value_parser = number::<usize>(1, 64, "files"))]
     pub recording_upload_concurrency: usize,
     /// Seconds one file may take
-    #[arg(long, env = "RECORDING_UPLOAD_TIMEOUT", default_value = "300")]
+    #[arg(long, env = "RECORDING_UPLOAD_TIMEOUT", default_value = "300", value_parser = number(0.1, 86_400.0, "seconds"))]
     pub recording_upload_timeout: f64,
 }
 
@@ -419,7 +412,7 @@ pub struct MonitoringSettings {
     #[arg(long, env = "MONITORING_ADDRESS", default_value = "127.0.0.1")]
     pub monitoring_address: String,
     /// Port to serve them on
-    #[arg(long, env = "MONITORING_PORT", default_value = "8000")]
+    #[arg(long, env = "MONITORING_PORT", default_value = "8000", value_parser = number::<u16>(0, 65_535, ""))]
     pub monitoring_port: u16,
 }
 
@@ -449,13 +442,13 @@ pub struct ProvisionSettings {
     #[arg(long, env = "PROVISION_NAMESPACE", default_value = "cf", global = true)]
     pub provision_namespace: String,
     /// Seconds to wait for registrations
-    #[arg(long, env = "PROVISION_WAIT", default_value = "20", global = true)]
+    #[arg(long, env = "PROVISION_WAIT", default_value = "20", global = true, value_parser = number::<u64>(0, 86_400, "seconds"))]
     pub provision_wait: u64,
     /// Host of Asterisk's manager interface; without it rows are written and not activated
     #[arg(long, env = "AMI_HOST", global = true)]
     pub ami_host: Option<String>,
     /// Port of the manager interface
-    #[arg(long, env = "AMI_PORT", default_value = "5038", global = true)]
+    #[arg(long, env = "AMI_PORT", default_value = "5038", global = true, value_parser = number::<u16>(1, 65_535, ""))]
     pub ami_port: u16,
     /// Manager user; it needs system, command and reporting
     #[arg(long, env = "AMI_USERNAME", default_value = "callferry", global = true)]
@@ -490,6 +483,26 @@ pub struct Secrets {
     pub api_client_key: Option<SecretString>,
     pub number_privacy_key: Option<SecretString>,
 }
+
+/// A setting that one command alone has: for `.env.example` and for the warning about unknown names.
+pub struct CommandSetting {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub default: &'static str,
+}
+
+pub const COMMAND_SETTINGS: &[CommandSetting] = &[
+    CommandSetting {
+        name: "PROVISION_MAX_DELETES",
+        help: "provision apply: trunks, extensions and queues that may be deleted at once",
+        default: "5",
+    },
+    CommandSetting {
+        name: "TRUNK_PASSWORD_FILE",
+        help: "trunk add: file with the SIP password (or set TRUNK_PASSWORD; else it is asked for)",
+        default: "",
+    },
+];
 
 /// Names of the secrets, for `.env.example` and for the warning about unknown names.
 pub const SECRET_NAMES: &[&str] = &[

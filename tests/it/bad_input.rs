@@ -10,7 +10,7 @@ fn every_wrong_value_names_its_variable_and_the_value() {
     for (line, says) in [
         ("SOURCE_ID=Pbx East", "Pbx East"),
         ("DB_TYPE=oracle", "oracle"),
-        ("DB_PORT=abc", "abc"),
+        ("DB_PORT=abc", "\"abc\" is not a number between 1 and 65535"),
         ("DB_PORT=70000", "70000"),
         ("DB_TLS=maybe", "maybe"),
         ("DB_TABLE_CDR=cdr; DROP TABLE cdr", "DROP TABLE"),
@@ -29,26 +29,32 @@ fn every_wrong_value_names_its_variable_and_the_value() {
         ("ASTERISK_EXT_MIN_LENGTH=9", "9"),
         ("APPLICATIONS_SELF_SERVICE=perhaps", "perhaps"),
         ("CDR_GRACE=-1", "-1"),
-        ("CALL_MAX_AGE=0", "more than 0"),
+        ("CDR_GRACE=abc", "\"abc\" is not a number between 0 and 600 (seconds)"),
+        ("FILTER_MIN_DURATION=NaN", "\"NaN\" is not a number between 0 and 86400 (seconds)"),
+        ("CALL_MAX_AGE=0", "is not a number above 0 and up to 87600 (hours)"),
         ("CALL_SHIPPING_MODE=both", "both"),
         ("LONG_CALL_UPDATE_INTERVAL=-5", "-5"),
         ("LONG_CALL_UPDATE_INTERVAL=NaN", "NaN"),
         ("SINKS=kafka", "kafka"),
         ("SINKS=file,file", "twice"),
         ("RETRY_BASE=0", "0"),
-        ("RETRY_MAX_AGE=inf", "ten years"),
-        ("STATE_MAX_SIZE=1", "64 MB"),
+        ("RETRY_MAX_AGE=inf", "is not a number above 0 and up to 87600 (hours)"),
+        ("STATE_MAX_SIZE=1", "is not a whole number from 64 on (megabytes)"),
         ("MONITORING_ADDRESS=localhost", "localhost"),
-        ("MONITORING_PORT=-1", "-1"),
+        ("MONITORING_PORT=-1", "\"-1\" is not a number between 0 and 65535"),
+        ("MONITORING_PORT=99999", "\"99999\" is not a number between 0 and 65535"),
         ("MONITORING_ENABLED=2", "neither true nor false"),
         ("LOG_LEVEL=verbose", "verbose"),
         ("LOG_FORMAT=xml", "xml"),
         ("LOG_NUMBERS=hidden", "hidden"),
-        ("CUSTOMER_ID=acme", "acme"),
+        ("CUSTOMER_ID=acme", "\"acme\" is not a whole number"),
     ] {
         let name = line.split('=').next().unwrap();
-        let ended = Program::new().env_file(&format!("{USABLE}{line}\n")).run(&["check"]);
-        ended.refused(2, &[&format!("callferry: {name}: "), says]);
+        let program = Program::new().env_file(&format!("{USABLE}{line}\n"));
+        program.run(&["run", "--once"]).refused(2, &[&format!("callferry: {name}: "), says]);
+        let check = program.run(&["check"]);
+        assert_eq!(check.code, 2, "{}{}", check.out, check.err);
+        assert!(check.out.lines().any(|l| l.contains(&format!("✗ {name}: ")) && l.contains(says)), "{}", check.out);
     }
 }
 
@@ -67,8 +73,152 @@ fn what_is_missing_is_named() {
         ("DB_NAME=a\nSINKS=file\nDB_PASSWORD_FILE=none.txt", "callferry: DB_PASSWORD_FILE: cannot read none.txt"),
         ("DB_NAME=a\nSINKS=file\nDB_PASSWORD=a\nDB_PASSWORD_FILE=b", "both DB_PASSWORD and DB_PASSWORD_FILE"),
     ] {
-        Program::new().env_file(settings).run(&["check"]).refused(2, &[says]);
+        let program = Program::new().env_file(settings);
+        program.run(&["run", "--once"]).refused(2, &[says]);
+        let check = program.run(&["check"]);
+        assert_eq!(check.code, 2, "{}{}", check.out, check.err);
+        assert!(check.out.contains(says.trim_start_matches("callferry: ")), "{}", check.out);
     }
+}
+
+#[test]
+fn check_names_every_wrong_setting_at_once() {
+    let program = Program::new().env_file(
+        "SOURCE_ID=Pbx East\nDB_PORT=abc\nCDR_GRACE=-1\nAPPLICATIONS_SELF_SERVICE=perhaps\nSINKS=webhook,sipstack,kafka\n\
+         DB_TLS=maybe\nCEL_MODE=ami\nLOG_FORMAT=xml\nAPI_KEY_FILE=none.txt\nMONITORING_ADDRESS=here\nSTAE_DIR=x\n",
+    );
+    let ended = program.run(&["check", "--json"]);
+    assert_eq!((ended.code, ended.err.as_str()), (2, ""), "{}", ended.out);
+    let report: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let told = |level: &str| -> Vec<&str> {
+        let of_level = findings.iter().filter(|f| f["level"] == level && f["topic"] == "settings");
+        of_level.map(|f| f["text"].as_str().unwrap()).collect()
+    };
+    let mut names: Vec<&str> = told("problem").iter().map(|text| text.split(':').next().unwrap()).collect();
+    names.sort_unstable();
+    let wrong = [
+        "API_KEY_FILE",
+        "APPLICATIONS_SELF_SERVICE",
+        "CDR_GRACE",
+        "CEL_MODE",
+        "DB_NAME",
+        "DB_PORT",
+        "DB_TLS",
+        "LOG_FORMAT",
+        "MONITORING_ADDRESS",
+        "SINKS",
+        "SOURCE_ID",
+        "WEBHOOK_URL",
+    ];
+    // a key that cannot be read is not missing as well
+    assert_eq!(names, wrong);
+    assert_eq!(report["problems"], wrong.len());
+    assert_eq!(told("warning"), ["STAE_DIR is not a setting of callferry: did you mean STATE_DIR?"]);
+    let page = program.run(&["check"]);
+    assert_eq!(page.code, 2);
+    assert!(wrong.iter().all(|name| page.out.contains(&format!("✗ {name}: "))), "{}", page.out);
+    assert!(!page.out.contains("every setting can be used"), "{}", page.out);
+    // a run names one, and where to find the others
+    program.run(&["run"]).refused(2, &["callferry: DB_PORT: \"abc\" is not a number"]);
+    let without = Program::new().env_file("SINKS=webhook\n").run(&["run"]);
+    without.refused(2, &["DB_NAME: not set", "1 more to mend: `callferry check` names them"]);
+}
+
+#[test]
+fn a_secret_that_no_sink_can_use_is_a_setting_that_cannot_be_used() {
+    let program = Program::new().env_file(&format!(
+        "{USABLE}SINKS=webhook,file\nWEBHOOK_URL=http://127.0.0.1:1/\nWEBHOOK_SECRET=whsec_sekret!\n"
+    ));
+    let check = program.run(&["check"]);
+    assert_eq!(check.code, 2, "{}", check.out);
+    assert!(check.out.starts_with("settings\n  ✗ WEBHOOK_SECRET: "), "{}", check.out);
+    assert!(!check.out.contains("every setting can be used") && !check.out.contains("sekret"), "{}", check.out);
+    // what else there is is tried all the same
+    assert!(check.out.contains("\ndatabase\n") && check.out.contains("\nstate\n"), "{}", check.out);
+}
+
+#[test]
+fn numbers_of_single_commands_are_refused_in_plain_words() {
+    for (args, told) in [
+        (&["calls", "list", "--limit", "many"][..], "callferry: --limit: \"many\" is not a number"),
+        (&["calls", "list", "--limit", "99999999999"], "callferry: --limit: \"99999999999\" is not a number"),
+        (&["run", "--monitoring-port", "x"], "callferry: MONITORING_PORT: \"x\" is not a number between 0 and 65535"),
+    ] {
+        let ended = Program::new().run(args);
+        ended.refused(2, &[told]);
+        assert!(!ended.err.contains("digit found") && !ended.err.contains("..="), "{}", ended.err);
+    }
+}
+
+#[test]
+fn names_mistyped_in_the_file_are_told_by_run_and_check() {
+    let typos = "NUMER_PRIVACY=hashed\nTRUNKS=PJSIP/x\nMONITORING_PUBLISH=9000\n";
+    let program = Program::new().env_file(&format!("{USABLE}{typos}")).env("WEBHOK_URL", "http://a/");
+    for ended in [program.run(&["check"]), program.run(&["run", "--once"])] {
+        let told = format!("{}{}", ended.out, ended.err);
+        assert!(told.contains("did you mean NUMBER_PRIVACY?"), "{told}");
+        assert!(told.contains("did you mean KNOWN_TRUNKS?") && told.contains("did you mean WEBHOOK_URL?"), "{told}");
+        assert!(!told.contains("MONITORING_PUBLISH"), "{told}");
+    }
+}
+
+/// `STATE_DIR` of another user (systemd's DynamicUser): what is there is not told as missing.
+#[test]
+fn a_state_of_another_user_s_is_not_told_as_none() {
+    let program = Program::new().env_file(&format!("{USABLE}STATE_DIR=private/state\n"));
+    let private = program.dir().join("private");
+    std::fs::create_dir_all(private.join("state")).unwrap();
+    std::fs::write(private.join("state/callferry.db"), "").unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(program.dir(), 0o755);
+    mode(&program.dir().join(".env"), 0o644);
+    mode(&private, 0o000);
+    let as_nobody = |args: &[&str]| {
+        let plain = program.command(args);
+        let is_root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0;
+        if !is_root {
+            return program.run(args);
+        }
+        // root may look everywhere; the program is copied, since what is above it may be root's alone
+        let copy = program.dir().join("callferry");
+        if !copy.exists() {
+            std::fs::copy(plain.get_program(), &copy).unwrap();
+            mode(&copy, 0o755);
+        }
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&copy).args(args);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).current_dir(program.dir());
+        let output = command.output().expect("setpriv");
+        crate::program::Ended {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    };
+    for command in [
+        &["calls", "list"][..],
+        &["explain", "1795213604.1"],
+        &["forget", "+420777000111"],
+        &["reconcile", "--from", "1d"],
+    ] {
+        let ended = as_nobody(command);
+        assert_eq!(ended.code, 1, "{command:?}: {}{}", ended.out, ended.err);
+        assert!(
+            ended.err.contains("cannot read the state file") && ended.err.contains("ermission denied"),
+            "{}",
+            ended.err
+        );
+        assert!(!ended.err.contains("no state"), "{}", ended.err);
+    }
+    let check = as_nobody(&["check"]);
+    assert_eq!(check.code, 3, "{}{}", check.out, check.err);
+    assert!(check.out.contains("✗ cannot read the state file"), "{}", check.out);
+    assert!(!check.out.contains("no state yet"), "{}", check.out);
+    mode(&private, 0o700);
 }
 
 #[test]
@@ -102,8 +252,8 @@ fn a_secret_is_no_flag_and_is_never_shown() {
 #[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let program = Program::new().env_file(&format!("{USABLE}REGION=bad\nLOG_LEVEL=bad1\n")).env("LOG_LEVEL", "bad2");
-    program.run(&["check"]).refused(2, &["bad2"]);
-    program.run(&["check", "--log-level", "bad3"]).refused(2, &["LOG_LEVEL", "bad3"]);
+    program.run(&["run"]).refused(2, &["bad2"]);
+    program.run(&["run", "--log-level", "bad3"]).refused(2, &["LOG_LEVEL", "bad3"]);
 }
 
 #[test]
@@ -116,6 +266,7 @@ fn a_state_directory_that_cannot_be_written_is_a_problem() {
     let finding = report["findings"].as_array().unwrap().iter().find(|f| f["topic"] == "state").unwrap();
     assert_eq!(finding["level"], "problem");
     assert!(finding["remedy"].as_str().unwrap().contains("STATE_DIR"));
+    assert!(!ended.out.contains("there is no state yet"), "{}", ended.out);
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn the_same_settings_as_docker_hands_them_on_are_accepted() {
 fn other_cel_modes_are_refused_by_name() {
     for mode in ["csv", "ami"] {
         let program = Program::new().env_file(&ENV.replace("CEL_MODE=db", &format!("CEL_MODE={mode}")));
-        program.run(&["check"]).refused(2, &[&format!("CEL_MODE: {mode} is not supported")]);
+        program.run(&["run"]).refused(2, &[&format!("CEL_MODE: {mode} is not supported")]);
     }
 }
 

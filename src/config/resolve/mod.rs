@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::settings::{DeliverySettings, LogSettings, MonitoringSettings, RuleSettings, Secrets, Settings};
 use super::{
-    CelMode, Config, ConfigError, DeliveryConfig, LogConfig, MonitoringConfig, ShippingConfig, StateConfig, labels,
+    CelMode, Config, ConfigError, DeliveryConfig, Faults, LogConfig, MonitoringConfig, ShippingConfig, StateConfig,
+    labels,
 };
 use crate::correlate::{DEFAULT_INBOUND_CONTEXTS, Rules};
 
@@ -15,38 +16,60 @@ mod values;
 
 pub(super) use sinks::{api_privacy, api_tls, calls_url};
 pub use source::zone;
-pub(super) use values::{concurrency, hours, http_url, seconds, trimmed};
+pub(super) use values::{http_url, trimmed};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
+const HOUR: f64 = 3_600.0;
+const DAY: f64 = 24.0 * HOUR;
+
 impl Config {
-    pub fn resolve(settings: &Settings, secrets: Secrets) -> Result<Self> {
-        let hostname = settings.sinks.hostname.clone().unwrap_or_else(machine_name);
-        let cel = source::cel_mode(&settings.database.cel_mode)?;
-        let cdr = source::cdr_mode(&settings.database.cdr_mode)?;
-        if cel == CelMode::Off && !cdr {
-            return Err(ConfigError::new("CEL_MODE", "CEL_MODE and CDR_MODE are both off: there is nothing to read"));
+    /// What the settings mean, or all of them that cannot be used.
+    pub fn read(settings: &Settings) -> std::result::Result<Self, Faults> {
+        let mut faults = Faults::default();
+        match Self::resolve(settings, &mut faults) {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(faults),
         }
-        let mut rules = rules(&settings.rules)?;
-        rules.has_cel = cel == CelMode::Db;
-        rules.has_cdr = cdr;
-        Ok(Self {
-            source: source::source(settings, &secrets, cel, cdr)?,
+    }
+
+    /// Everything is looked at before the first fault ends it.
+    fn resolve(settings: &Settings, faults: &mut Faults) -> Option<Self> {
+        let log = faults.take(LogConfig::resolve(&settings.log));
+        let secrets = Secrets::load(settings, faults);
+        let hostname = settings.sinks.hostname.clone().unwrap_or_else(machine_name);
+        let cel = faults.take(source::cel_mode(&settings.database.cel_mode));
+        let cdr = faults.take(source::cdr_mode(&settings.database.cdr_mode));
+        if cel == Some(CelMode::Off) && cdr == Some(false) {
+            let problem = "CEL_MODE and CDR_MODE are both off: there is nothing to read";
+            faults.add(ConfigError::new("CEL_MODE", problem));
+        }
+        let rules = faults.take(rules(&settings.rules));
+        let source = source::source(settings, &secrets, cel, cdr, faults);
+        let sinks = sinks::sinks(settings, &secrets, &hostname, faults);
+        let shipping = faults.take(ShippingConfig::resolve(&settings.delivery));
+        let recordings = faults.take(super::recordings::resolve(settings, &secrets));
+        let monitoring = faults.take(MonitoringConfig::resolve(&settings.monitoring));
+        let mut rules = rules?;
+        rules.has_cel = cel? == CelMode::Db;
+        rules.has_cdr = cdr?;
+        Some(Self {
+            source: source?,
             rules,
-            cdr_grace: seconds("CDR_GRACE", settings.rules.cdr_grace, 0.0, 600.0)?,
-            call_max_age: hours("CALL_MAX_AGE", settings.rules.call_max_age)?,
-            shipping: ShippingConfig::resolve(&settings.delivery)?,
-            sinks: sinks::sinks(settings, &secrets, &hostname)?,
+            cdr_grace: Duration::from_secs_f64(settings.rules.cdr_grace),
+            call_max_age: Duration::from_secs_f64(settings.rules.call_max_age * HOUR),
+            shipping: shipping?,
+            sinks,
             delivery: DeliveryConfig {
-                retry_base: seconds("RETRY_BASE", settings.delivery.retry_base, 0.01, 3_600.0)?,
-                retry_cap: seconds("RETRY_CAP", settings.delivery.retry_cap, 0.01, 86_400.0)?,
-                retry_max_age: hours("RETRY_MAX_AGE", settings.delivery.retry_max_age)?,
-                outage_max_age: hours("OUTAGE_MAX_AGE", settings.delivery.outage_max_age * 24.0)?,
+                retry_base: Duration::from_secs_f64(settings.delivery.retry_base),
+                retry_cap: Duration::from_secs_f64(settings.delivery.retry_cap),
+                retry_max_age: Duration::from_secs_f64(settings.delivery.retry_max_age * HOUR),
+                outage_max_age: Duration::from_secs_f64(settings.delivery.outage_max_age * DAY),
             },
-            state: state(settings)?,
-            recordings: super::recordings::resolve(settings, &secrets)?,
-            monitoring: MonitoringConfig::resolve(&settings.monitoring)?,
-            log: LogConfig::resolve(&settings.log)?,
+            state: state(settings),
+            recordings: recordings?,
+            monitoring: monitoring?,
+            log: log?,
             hostname,
         })
     }
@@ -54,11 +77,11 @@ impl Config {
 
 /// Rules alone, for commands that correlate files.
 pub fn rules(s: &RuleSettings) -> Result<Rules> {
-    if s.asterisk_ext_min_length == 0 || s.asterisk_ext_min_length > s.asterisk_ext_max_length {
+    if s.asterisk_ext_min_length > s.asterisk_ext_max_length {
         return Err(ConfigError::new(
             "ASTERISK_EXT_MIN_LENGTH",
             format!(
-                "{} is not between 1 and ASTERISK_EXT_MAX_LENGTH ({})",
+                "{} is more than ASTERISK_EXT_MAX_LENGTH ({})",
                 s.asterisk_ext_min_length, s.asterisk_ext_max_length
             ),
         ));
@@ -81,20 +104,14 @@ pub fn rules(s: &RuleSettings) -> Result<Rules> {
     })
 }
 
-fn state(settings: &Settings) -> Result<StateConfig> {
+fn state(settings: &Settings) -> StateConfig {
     let s = &settings.state;
-    if s.state_max_size < 64 {
-        return Err(ConfigError::new(
-            "STATE_MAX_SIZE",
-            format!("{} MB is less than the 64 MB needed", s.state_max_size),
-        ));
-    }
-    Ok(StateConfig {
+    StateConfig {
         dir: s.state_dir.clone(),
-        retention: hours("STATE_RETENTION", s.state_retention * 24.0)?,
+        retention: Duration::from_secs_f64(s.state_retention * DAY),
         max_size: s.state_max_size.saturating_mul(1_000_000),
         min_free: s.state_min_free.saturating_mul(1_000_000),
-    })
+    }
 }
 
 /// `LONG_CALL_UPDATE_INTERVAL` in progressive mode, seconds.

@@ -1,27 +1,29 @@
 //! Where calls go.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::ExposeSecret;
 
 use super::super::settings::{Secrets, Settings, SinkSettings};
 use super::super::tls::{TlsConfig, Wanted};
 use super::super::{
-    ConfigError, FileSinkConfig, HiddenUrl, NumberPrivacy, PrivacyWay, SinkConfig, SipstackConfig, WebhookConfig,
-    labels,
+    ConfigError, Faults, FileSinkConfig, HiddenUrl, NumberPrivacy, PrivacyWay, SinkConfig, SipstackConfig,
+    WebhookConfig, labels,
 };
-use super::values::{concurrency, http_url, seconds, trimmed};
+use super::values::{http_url, trimmed};
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
-pub(super) fn sinks(settings: &Settings, secrets: &Secrets, hostname: &str) -> Result<Vec<SinkConfig>> {
+/// Those that can be used; with faults among them, not all.
+pub(super) fn sinks(settings: &Settings, secrets: &Secrets, hostname: &str, faults: &mut Faults) -> Vec<SinkConfig> {
     let s = &settings.sinks;
     let mut names: Vec<String> = trimmed(&s.sinks).into_iter().map(|n| n.to_ascii_lowercase()).collect();
     if names.is_empty() {
         if secrets.api_key.is_some() {
             names.push("sipstack".to_owned());
         } else {
-            return Err(ConfigError::new(
+            faults.add(ConfigError::new(
                 "SINKS",
                 "not set. It says where calls go: webhook (with WEBHOOK_URL), file (with FILE_PATH), sipstack (with \
                  API_KEY), or several with commas between",
@@ -29,51 +31,54 @@ pub(super) fn sinks(settings: &Settings, secrets: &Secrets, hostname: &str) -> R
         }
     }
     let mut sinks = Vec::new();
-    for name in names {
-        let sink = match name.as_str() {
-            "webhook" => SinkConfig::Webhook(webhook(settings, secrets)?),
+    for (n, name) in names.iter().enumerate() {
+        if names[..n].contains(name) {
+            faults.add(ConfigError::new("SINKS", format!("{name} is named twice")));
+            continue;
+        }
+        sinks.extend(match name.as_str() {
+            "webhook" => webhook(settings, secrets, faults).map(SinkConfig::Webhook),
             "file" => {
                 let path = (s.file_path != "-").then(|| PathBuf::from(&s.file_path));
-                let privacy = privacy(settings, secrets, "FILE_NUMBER_PRIVACY", s.file_number_privacy.as_deref())?;
-                SinkConfig::File(FileSinkConfig { path, privacy })
+                let own = s.file_number_privacy.as_deref();
+                let privacy = faults.take(privacy(settings, secrets, "FILE_NUMBER_PRIVACY", own));
+                privacy.map(|privacy| SinkConfig::File(FileSinkConfig { path, privacy }))
             }
-            "sipstack" => SinkConfig::Sipstack(sipstack(settings, secrets, hostname)?),
-            other => return Err(ConfigError::new("SINKS", format!("{other} is not one of webhook, file, sipstack"))),
-        };
-        if sinks.iter().any(|s: &SinkConfig| s.name() == sink.name()) {
-            return Err(ConfigError::new("SINKS", format!("{} is named twice", sink.name())));
-        }
-        sinks.push(sink);
+            "sipstack" => sipstack(settings, secrets, hostname, faults).map(SinkConfig::Sipstack),
+            other => {
+                faults.add(ConfigError::new("SINKS", format!("{other} is not one of webhook, file, sipstack")));
+                None
+            }
+        });
     }
-    Ok(sinks)
+    sinks
 }
 
-fn webhook(settings: &Settings, secrets: &Secrets) -> Result<WebhookConfig> {
+fn webhook(settings: &Settings, secrets: &Secrets, faults: &mut Faults) -> Option<WebhookConfig> {
     let s = &settings.sinks;
-    let Some(url) = &s.webhook_url else {
-        return Err(ConfigError::new("WEBHOOK_URL", "not set, but SINKS names webhook"));
+    let url = match &s.webhook_url {
+        Some(url) => http_url("WEBHOOK_URL", url),
+        None => Err(ConfigError::new("WEBHOOK_URL", "not set, but SINKS names webhook")),
     };
-    if !(1..=1_000).contains(&s.webhook_batch_size) {
-        return Err(ConfigError::new(
-            "WEBHOOK_BATCH_SIZE",
-            format!("{} is not between 1 and 1000", s.webhook_batch_size),
-        ));
-    }
-    Ok(WebhookConfig {
-        url: http_url("WEBHOOK_URL", url)?,
+    let url = faults.take(url);
+    let tls = faults.take(TlsConfig::resolve(&Wanted {
+        ca: s.webhook_ca_file.as_deref().map(|file| ("WEBHOOK_CA_FILE", file)),
+        certificate: s.webhook_client_cert_file.as_deref().map(|file| ("WEBHOOK_CLIENT_CERT_FILE", file)),
+        key: ("WEBHOOK_CLIENT_KEY", secrets.webhook_client_key.as_ref()),
+    }));
+    let own = s.webhook_number_privacy.as_deref();
+    let privacy = faults.take(privacy(settings, secrets, "WEBHOOK_NUMBER_PRIVACY", own));
+    Some(WebhookConfig {
+        url: url?,
         token: secrets.webhook_token.clone(),
         signing_secret: secrets.webhook_secret.clone(),
         batch_size: s.webhook_batch_size,
         gzip: s.webhook_gzip,
-        concurrency: concurrency("WEBHOOK_CONCURRENCY", s.webhook_concurrency)?,
-        timeout: seconds("WEBHOOK_TIMEOUT", s.webhook_timeout, 0.1, 3_600.0)?,
+        concurrency: s.webhook_concurrency,
+        timeout: Duration::from_secs_f64(s.webhook_timeout),
         allow_http: s.allow_http,
-        tls: TlsConfig::resolve(&Wanted {
-            ca: s.webhook_ca_file.as_deref().map(|file| ("WEBHOOK_CA_FILE", file)),
-            certificate: s.webhook_client_cert_file.as_deref().map(|file| ("WEBHOOK_CLIENT_CERT_FILE", file)),
-            key: ("WEBHOOK_CLIENT_KEY", secrets.webhook_client_key.as_ref()),
-        })?,
-        privacy: privacy(settings, secrets, "WEBHOOK_NUMBER_PRIVACY", s.webhook_number_privacy.as_deref())?,
+        tls: tls?,
+        privacy: privacy?,
     })
 }
 
@@ -97,24 +102,27 @@ pub(in crate::config) fn calls_url(s: &SinkSettings) -> Result<HiddenUrl> {
     Ok(url.into())
 }
 
-fn sipstack(settings: &Settings, secrets: &Secrets, hostname: &str) -> Result<SipstackConfig> {
+fn sipstack(settings: &Settings, secrets: &Secrets, hostname: &str, faults: &mut Faults) -> Option<SipstackConfig> {
     let s = &settings.sinks;
-    let Some(api_key) = secrets.api_key.clone() else {
-        return Err(ConfigError::new("API_KEY", "not set, but SINKS names sipstack (API_KEY or API_KEY_FILE)"));
-    };
-    let url = calls_url(s)?;
-    Ok(SipstackConfig {
-        url,
-        api_key,
+    if secrets.api_key.is_none() {
+        let problem = "not set, but SINKS names sipstack (API_KEY or API_KEY_FILE)";
+        faults.add(ConfigError::new("API_KEY", problem));
+    }
+    let url = faults.take(calls_url(s));
+    let tls = faults.take(api_tls(s, secrets));
+    let privacy = faults.take(api_privacy(settings, secrets));
+    Some(SipstackConfig {
+        url: url?,
+        api_key: secrets.api_key.clone()?,
         customer_id: s.customer_id,
         tenant: settings.rules.tenant.clone(),
         hostname: hostname.to_owned(),
         include_raw_data: s.include_raw_data,
-        concurrency: concurrency("API_CONCURRENCY", s.api_concurrency)?,
-        timeout: seconds("API_TIMEOUT", s.api_timeout, 0.1, 3_600.0)?,
+        concurrency: s.api_concurrency,
+        timeout: Duration::from_secs_f64(s.api_timeout),
         allow_http: s.allow_http,
-        tls: api_tls(s, secrets)?,
-        privacy: api_privacy(settings, secrets)?,
+        tls: tls?,
+        privacy: privacy?,
     })
 }
 

@@ -6,8 +6,7 @@ use chrono::{NaiveDate, TimeZone, Utc};
 
 use super::super::settings::{Secrets, Settings};
 use super::super::tls::{TlsConfig, Wanted};
-use super::super::{CelMode, ConfigError, DatabaseConfig, DatabaseKind, SourceConfig, StartFrom, TlsMode};
-use super::values::seconds;
+use super::super::{CelMode, ConfigError, DatabaseConfig, DatabaseKind, Faults, SourceConfig, StartFrom, TlsMode};
 use crate::call::Timestamp;
 use crate::correlate::Zone;
 
@@ -27,68 +26,75 @@ pub fn zone(name: &str) -> Result<Zone> {
     })
 }
 
-pub(super) fn source(settings: &Settings, secrets: &Secrets, cel: CelMode, cdr: bool) -> Result<SourceConfig> {
+pub(super) fn source(
+    settings: &Settings,
+    secrets: &Secrets,
+    cel: Option<CelMode>,
+    cdr: Option<bool>,
+    faults: &mut Faults,
+) -> Option<SourceConfig> {
     let s = &settings.database;
-    let id_ok = (1..=64).contains(&s.source_id.len())
-        && s.source_id.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
-    if !id_ok {
-        return Err(ConfigError::new(
-            "SOURCE_ID",
-            format!("{} is not made of 1 to 64 of the characters a-z 0-9 . _ -", s.source_id),
-        ));
-    }
-    let kind = database_kind(&s.db_type)?;
-    let Some(name) = s.db_name.clone().filter(|n| !n.trim().is_empty()) else {
-        return Err(ConfigError::new(
+    faults.take(source_id(&s.source_id));
+    let kind = faults.take(database_kind(&s.db_type));
+    let name = s.db_name.clone().filter(|n| !n.trim().is_empty());
+    if name.is_none() {
+        faults.add(ConfigError::new(
             "DB_NAME",
             "not set. It names the database that Asterisk writes to (asterisk, asteriskcdrdb …); for sqlite, the file",
         ));
-    };
+    }
     let table_recordings = s.db_table_recordings.as_deref().map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
     let tables = [("DB_TABLE_CDR", Some(&s.db_table_cdr)), ("DB_TABLE_CEL", Some(&s.db_table_cel))];
     let tables = tables.into_iter().chain([("DB_TABLE_RECORDINGS", table_recordings.as_ref())]);
     for (variable, table) in tables.filter_map(|(variable, table)| Some((variable, table?))) {
-        table_name(variable, table)?;
+        faults.take(table_name(variable, table));
     }
-    if s.db_page_size == 0 || s.db_page_size > 100_000 {
-        return Err(ConfigError::new("DB_PAGE_SIZE", format!("{} is not between 1 and 100000", s.db_page_size)));
-    }
-    if s.db_connections == 0 || s.db_connections > 16 {
-        return Err(ConfigError::new("DB_CONNECTIONS", format!("{} is not between 1 and 16", s.db_connections)));
-    }
-    let poll_busy = seconds("BUSY_POLL_INTERVAL", s.busy_poll_interval, 0.05, 3_600.0)?;
-    let poll_idle = seconds("CDR_POLL_INTERVAL", s.cdr_poll_interval, 0.05, 3_600.0)?;
-    Ok(SourceConfig {
+    let tls = faults.take(tls_mode(&s.db_tls));
+    let certificates = faults.take(TlsConfig::resolve(&Wanted {
+        ca: s.db_ca_file.as_deref().map(|file| ("DB_CA_FILE", file)),
+        certificate: s.db_client_cert_file.as_deref().map(|file| ("DB_CLIENT_CERT_FILE", file)),
+        key: ("DB_CLIENT_KEY", secrets.db_client_key.as_ref()),
+    }));
+    let zone = faults.take(s.db_timezone.as_deref().map(zone).transpose());
+    let start_from = faults.take(start_from(&s.start_from));
+    let poll_busy = Duration::from_secs_f64(s.busy_poll_interval);
+    let kind = kind?;
+    Some(SourceConfig {
         id: s.source_id.clone(),
         database: DatabaseConfig {
             kind,
             host: s.db_host.clone(),
             port: s.db_port.unwrap_or(if kind == DatabaseKind::PostgreSql { 5432 } else { 3306 }),
             socket: s.db_socket.clone(),
-            name,
+            name: name?,
             name_cel: s.db_name_cel.clone(),
             user: s.db_user.clone(),
             password: secrets.db_password.clone(),
-            tls: tls_mode(&s.db_tls)?,
-            certificates: TlsConfig::resolve(&Wanted {
-                ca: s.db_ca_file.as_deref().map(|file| ("DB_CA_FILE", file)),
-                certificate: s.db_client_cert_file.as_deref().map(|file| ("DB_CLIENT_CERT_FILE", file)),
-                key: ("DB_CLIENT_KEY", secrets.db_client_key.as_ref()),
-            })?,
+            tls: tls?,
+            certificates: certificates?,
             table_cdr: s.db_table_cdr.clone(),
             table_cel: s.db_table_cel.clone(),
             table_recordings,
             connections: s.db_connections,
-            timeout: Duration::from_secs(s.db_timeout.clamp(1, 3_600)),
+            timeout: Duration::from_secs(s.db_timeout),
         },
-        cel,
-        cdr,
-        zone: s.db_timezone.as_deref().map(zone).transpose()?,
-        start_from: start_from(&s.start_from)?,
+        cel: cel?,
+        cdr: cdr?,
+        zone: zone?,
+        start_from: start_from?,
         poll_busy,
-        poll_idle: poll_idle.max(poll_busy),
+        poll_idle: Duration::from_secs_f64(s.cdr_poll_interval).max(poll_busy),
         page_size: s.db_page_size,
     })
+}
+
+fn source_id(id: &str) -> Result<()> {
+    let fits =
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
+    if fits {
+        return Ok(());
+    }
+    Err(ConfigError::new("SOURCE_ID", format!("{id} is not made of 1 to 64 of the characters a-z 0-9 . _ -")))
 }
 
 fn database_kind(value: &str) -> Result<DatabaseKind> {

@@ -203,10 +203,12 @@ fn files_that_cannot_be_used_are_named_at_the_start_and_by_check() {
     ];
     for (settings, words) in cases {
         let program = program(settings);
-        for command in [&["run", "--once"][..], &["check"]] {
-            let ended = program.run(command);
-            ended.refused(2, words);
-            assert!(!ended.err.contains("S3cretText") && !ended.err.contains("MII"), "{}", ended.err);
+        let (run, check) = (program.run(&["run", "--once"]), program.run(&["check"]));
+        run.refused(2, words);
+        assert_eq!(check.code, 2, "{}", check.out);
+        assert!(words.iter().all(|word| check.out.contains(word)), "{words:?}: {}", check.out);
+        for text in [run.err, check.out, check.err] {
+            assert!(!text.contains("S3cretText") && !text.contains("MII"), "{text}");
         }
     }
 }
