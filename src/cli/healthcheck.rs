@@ -3,10 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::text::printable;
 use crate::config::{MonitoringConfig, MonitoringSettings};
 
 /// A health check that hangs is a failed one.
 const LIMIT: Duration = Duration::from_secs(3);
+/// Read of an answer; the agent's own are far smaller.
+const BODY_MAX: usize = 64 * 1_024;
+/// Shown of an answer that is not the agent's.
+const LINE_MAX: usize = 100;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -41,19 +46,38 @@ pub fn run(args: Args) -> u8 {
         }
     };
     match runtime.block_on(ask(&url)) {
-        Ok((200, body)) => {
-            super::say(format!("{url}: {}", body.trim()));
-            super::OK
-        }
         Ok((status, body)) => {
-            super::say(format!("{url}: {status} {}", body.trim()));
-            super::RUNTIME
+            let (healthy, line) = judged(status, &body, args.ready);
+            super::say(format!("{url}: {line}"));
+            if healthy { super::OK } else { super::RUNTIME }
         }
         Err(e) => {
             super::say(format!(
                 "{url}: {e}. Is the agent running, with the same MONITORING_ADDRESS and MONITORING_PORT?"
             ));
             super::RUNTIME
+        }
+    }
+}
+
+/// Whether the agent is healthy, and what is told. Whatever else listens there is not the agent.
+fn judged(status: u16, body: &str, ready: bool) -> (bool, String) {
+    let body = body.trim();
+    let is_ours = if ready {
+        serde_json::from_str::<serde_json::Value>(body).is_ok_and(|body| body["ready"].is_boolean())
+    } else {
+        status == 200 && body == "ok"
+    };
+    match (is_ours, status) {
+        (true, 200) => (true, body.to_owned()),
+        (true, _) => (false, format!("{status} {body}")),
+        (false, _) => {
+            let first = printable(body.lines().next().unwrap_or_default().trim());
+            let first: String = first.chars().take(LINE_MAX).collect();
+            (
+                false,
+                format!("{status} {first}\nIs this callferry? MONITORING_ADDRESS and MONITORING_PORT say who is asked"),
+            )
         }
     }
 }
@@ -71,9 +95,15 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 async fn ask(url: &str) -> Result<(u16, String), String> {
     // never through the proxy that calls may go through
     let client = reqwest::Client::builder().timeout(LIMIT).no_proxy().build().map_err(|e| reason(&e))?;
-    let answer = client.get(url).send().await.map_err(|e| reason(&e))?;
-    let status = answer.status().as_u16();
-    Ok((status, answer.text().await.map_err(|e| reason(&e))?))
+    let mut answer = client.get(url).send().await.map_err(|e| reason(&e))?;
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|e| reason(&e))? {
+        body.extend_from_slice(&chunk);
+        if body.len() > BODY_MAX {
+            break;
+        }
+    }
+    Ok((answer.status().as_u16(), String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// The innermost cause: reqwest's own text only repeats the URL.
@@ -98,6 +128,19 @@ mod tests {
             [("0.0.0.0:8000", "127.0.0.1:8000"), ("[::]:8000", "[::1]:8000"), ("10.1.2.3:80", "10.1.2.3:80")]
         {
             assert_eq!(reachable(configured.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+    #[test]
+    fn only_the_agent_s_own_answer_is_healthy() {
+        assert_eq!(judged(200, "ok\n", false), (true, "ok".to_owned()));
+        assert_eq!(judged(200, r#"{"ready":true}"#, true), (true, r#"{"ready":true}"#.to_owned()));
+        assert_eq!(judged(503, r#"{"ready":false}"#, true), (false, r#"503 {"ready":false}"#.to_owned()));
+        let page = format!("<!doctype html>{}\n<html>\n{}", "x".repeat(200), "<p>line</p>\n".repeat(50));
+        for (status, ready) in [(404, false), (200, false), (200, true)] {
+            let (healthy, line) = judged(status, &page, ready);
+            assert!(!healthy && line.contains("Is this callferry?"), "{line}");
+            assert!(line.starts_with(&format!("{status} <!doctype html>")), "{line}");
+            assert!(line.lines().count() == 2 && line.len() < 250, "{line}");
         }
     }
 }
