@@ -45,11 +45,18 @@ pub fn error(config: &DatabaseConfig, e: &sqlx::Error) -> SourceError {
             SourceError::Setup(format!("the database connection cannot be set up: {e}. Check DB_TLS and DB_CA_FILE"))
         }
         sqlx::Error::Io(e) => SourceError::Transient(format!(
-            "cannot reach the database at {at}: {e}. Check {} and that the server runs",
-            where_settings(config)
+            "cannot reach the database at {at}: {e}. Check {} and that the server runs{}",
+            where_settings(config),
+            if is_this_machine(config) { "; inside a container, this address is the container itself" } else { "" }
         )),
         other => SourceError::Transient(format!("reading from the database at {at}: {other}")),
     }
+}
+
+fn is_this_machine(config: &DatabaseConfig) -> bool {
+    let host = config.host.trim_start_matches('[').trim_end_matches(']');
+    let by_address = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    config.socket.is_none() && (by_address || host.eq_ignore_ascii_case("localhost"))
 }
 
 fn tls_error(config: &DatabaseConfig, e: &dyn std::fmt::Display) -> SourceError {

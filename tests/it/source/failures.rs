@@ -136,6 +136,7 @@ async fn hosts_that_do_not_answer() {
         config.database.name = "asterisk".to_owned();
         let Err(SourceError::Transient(text)) = Reading::new(&config).drain().await else { panic!("it may come up") };
         assert!(text.contains("DB_HOST and DB_PORT") && text.contains(&config.database.port.to_string()), "{text}");
+        assert!(text.contains("this address is the container itself"), "{text}");
     }
     // a host that takes the connection and says nothing
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
