@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use callferry::config::WebhookConfig;
+use callferry::ship::Sink;
 use callferry::ship::sink::webhook::Webhook;
 use secrecy::SecretString;
 
@@ -40,6 +41,16 @@ impl Example {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("the example receiver does not listen");
+    }
+
+    /// The status of the answer to a request with these headers.
+    async fn asked(&self, method: reqwest::Method, headers: &[(&'static str, &str)]) -> u16 {
+        let mut request = reqwest::Client::new().request(method, &self.url).body("{}");
+        for (name, value) in headers {
+            let value = reqwest::header::HeaderValue::from_bytes(value.as_bytes()).expect("a header");
+            request = request.header(*name, value);
+        }
+        request.send().await.expect("an answer").status().as_u16()
     }
 
     /// `(id, revision, merged_into)` of all rows.
@@ -88,6 +99,9 @@ async fn the_example_receiver_keeps_the_newest_revision_of_every_signed_call() {
     }
     let rows = example.rows();
     assert_eq!(rows.len(), 60);
+    let conn = rusqlite::Connection::open(&example.database).expect("its database");
+    let completed = "SELECT count(*) FROM call WHERE state = 'completed'";
+    assert_eq!(conn.query_row(completed, [], |r| r.get::<_, i64>(0)).expect("its states"), 60);
     assert!(
         rows.contains(&(id(0), 3, None)) && rows.contains(&(id(101), 2, None)) && rows.contains(&(id(219), 1, None))
     );
@@ -111,4 +125,32 @@ async fn the_example_receiver_turns_a_wrong_signature_away() {
     let (waits, _, _, error) = state.delivery("webhook", 1, 1).await;
     assert!(waits == 0 && error.starts_with("HTTP 401"), "{error}");
     assert!(!example.database.exists());
+}
+
+#[tokio::test]
+async fn the_example_receiver_tells_that_it_is_there_and_survives_what_is_no_time() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let example = Example::start(dir.path()).await;
+    assert_eq!(example.asked(reqwest::Method::HEAD, &[]).await, 204);
+    let found = Webhook::new(&config(&example.url)).expect("webhook").check().await;
+    assert!(found.iter().all(|f| f.level == callferry::finding::Level::Ok), "{found:?}");
+    for time in ["", "soon", "-1", "1e9", "²", "99999999999999999999999", "0"] {
+        let headers = [("webhook-id", "a/1"), ("webhook-timestamp", time), ("webhook-signature", "v1,é v1,AAAA")];
+        assert_eq!(example.asked(reqwest::Method::POST, &headers).await, 401, "{time:?}");
+    }
+    assert_eq!(example.asked(reqwest::Method::POST, &[]).await, 401);
+    assert!(!example.database.exists());
+}
+
+#[test]
+fn the_example_receiver_does_not_start_without_a_secret() {
+    for secret in [None, Some(""), Some("whsec_")] {
+        let mut command = Command::new("python3");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/receiver.py")).env_remove("WEBHOOK_SECRET");
+        command.envs(secret.map(|secret| ("WEBHOOK_SECRET", secret)));
+        let output = command.arg("0").output().expect("python3");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{secret:?}");
+        assert!(told.contains("WEBHOOK_SECRET is not set") && told.lines().count() == 1, "{secret:?}: {told}");
+    }
 }

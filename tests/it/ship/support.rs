@@ -124,7 +124,11 @@ pub fn key(call: i64, revision: i64) -> String {
 }
 
 pub fn document(call: i64, revision: i64, pad: usize) -> String {
-    format!("{{\"id\":\"{}\",\"revision\":{revision},\"pad\":\"{}\"}}", id(call), "x".repeat(pad))
+    format!(
+        "{{\"id\":\"{}\",\"revision\":{revision},\"state\":\"completed\",\"pad\":\"{}\"}}",
+        id(call),
+        "x".repeat(pad)
+    )
 }
 
 /// Retries that do not keep a test waiting.
