@@ -63,6 +63,34 @@ fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
+/// Names that a Compose file replaces: `${NAME:-default}`.
+pub fn variables(compose: &str) -> BTreeSet<&str> {
+    compose.split("${").skip(1).filter_map(|rest| rest.split([':', '}']).next()).collect()
+}
+
+#[test]
+fn what_compose_asks_for_is_documented_and_no_typing_error() {
+    let compose = fs::read_to_string(root().join("docker/compose.yml")).unwrap();
+    let page = fs::read_to_string(root().join("docs/operations.md")).unwrap();
+    let names = variables(&compose);
+    assert!(names.contains("MONITORING_PUBLISH") && names.len() >= 5, "{names:?}");
+    let mut file = "DB_NAME=a\nSINKS=file\nCEL_MODE=bad\n".to_owned();
+    for name in &names {
+        assert!(page.contains(&format!("`{name}`")), "docs/operations.md does not tell of {name}");
+        file.push_str(&format!("{name}=1\n"));
+    }
+    let check = crate::program::Program::new().env_file(&file).run(&["check"]);
+    assert!(check.out.contains("CEL_MODE"), "{}", check.out);
+    assert!(names.iter().all(|name| !check.out.contains(name)), "{}", check.out);
+}
+
+#[test]
+fn the_container_keeps_its_name_over_updates() {
+    let compose = yaml("docker/compose.yml");
+    let service = &compose["services"]["callferry"];
+    assert!(service["hostname"].as_str().is_some_and(|name| !name.is_empty()), "{service:?}");
+}
+
 #[test]
 fn dashboards_show_metrics_that_exist() {
     let declared = declared();

@@ -122,12 +122,15 @@ fn commands_shown_exist() {
     }
 }
 
-/// Every `NAME_LIKE_THIS` in backquotes is a setting, a secret, or a name the migration guide tells about.
+/// Every `NAME_LIKE_THIS` in backquotes is a setting, a secret, one of compose.yml's own, or a name the migration guide
+/// tells about.
 #[test]
 fn settings_named_exist() {
     let example = callferry::config::env_example();
-    let known: BTreeSet<&str> =
+    let mut known: BTreeSet<&str> =
         example.lines().filter_map(|l| l.strip_prefix('#')?.split_once('=').map(|(name, _)| name)).collect();
+    let compose = fs::read_to_string(root().join("docker/compose.yml")).unwrap();
+    known.extend(crate::deployment::variables(&compose));
     for page in pages() {
         if page.ends_with("migrating-from-sipstack.md") || page.ends_with("CHANGELOG.md") {
             continue;

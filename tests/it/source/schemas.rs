@@ -57,6 +57,27 @@ async fn vanilla_has_no_id_and_no_index() {
     }
 }
 
+/// What docs/sources.md tells people to create is read by its id, with every index, and lacks nothing.
+#[tokio::test]
+async fn the_tables_of_the_documentation_serve() {
+    let page = include_str!("../../../docs/sources.md");
+    let blocks: Vec<&str> = page.split("```sql\n").skip(1).map(|b| b.split("```").next().expect("its end")).collect();
+    for (kind, sign, tables) in [
+        (DatabaseKind::MySql, "DATETIME(6)", &[(Table::Cel, "cel")][..]),
+        (DatabaseKind::PostgreSql, "bigserial", &[(Table::Cel, "cel"), (Table::Cdr, "cdr")]),
+    ] {
+        let Some(mut db) = TestDatabase::new(kind).await else { continue };
+        let block = blocks.iter().find(|b| b.contains("CREATE TABLE") && b.contains(sign)).expect("the tables");
+        db.run(block).await;
+        for (table, name) in tables {
+            let shape = shape(&db, *table, name).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(shape.id.as_deref().is_some_and(|id| id.contains("id")) && shape.id_note.is_none(), "{name}");
+            assert_eq!(shape.missing_indexes(), Vec::<String>::new(), "{name}");
+            assert_eq!(shape.notes, Vec::<String>::new(), "{name}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn freepbx_and_issabel() {
     let Some(mut db) = TestDatabase::new(DatabaseKind::MySql).await else { return };
