@@ -106,6 +106,8 @@ pub async fn carry_out(
     as_json: bool,
 ) -> Result<u8> {
     let preview = apply::preview(&mut db, schema, desired).await?;
+    // what will be refused unregisters nothing
+    apply::allowed(&preview, options)?;
     let manager = if preview.is_empty() { Ok(None) } else { settings.manager().await };
     let (mut client, mut problems) = match manager {
         Ok(client) => (client, Vec::new()),

@@ -118,22 +118,8 @@ async fn transaction(
     let current = Current::read(db, schema, rows, owner, true).await?;
     addresses(db, schema, rows, &current).await?;
     let plan = plan(schema, rows, &current, owner)?;
-    if let Some(expected) = &options.expected
-        && (expected.state != plan.state || expected.changes != plan.changes)
-    {
-        return Err(Error::input(
-            "the plan is stale: rows or manifest are not as they were when it was made; plan again",
-        ));
-    }
     schema.permitted(plan.changes.iter().map(|c| c.table))?;
-    let deleted = plan.deleted_objects();
-    if deleted > options.max_deletes && !options.force {
-        return Err(Error::input(format!(
-            "{deleted} of {} trunks, extensions and queues would be deleted, more than {} at once; look at the plan, then \
-use --force",
-            plan.owned_objects, options.max_deletes
-        )));
-    }
+    allowed(&plan, options)?;
     for change in &plan.changes {
         carry_out(db, schema, rows, change).await.map_err(|e| e.at(place(change.table, &change.key)))?;
     }
@@ -147,6 +133,27 @@ use --force",
     })?;
     release(db).await;
     Ok(plan)
+}
+
+/// Refuses a plan that is not the saved one, or deletes more than it may. Asked before Asterisk is told of anything, and
+/// again with the rows locked.
+pub fn allowed(plan: &Plan, options: &Options) -> Result<()> {
+    if let Some(expected) = &options.expected
+        && (expected.state != plan.state || expected.changes != plan.changes)
+    {
+        return Err(Error::input(
+            "the plan is stale: rows or manifest are not as they were when it was made; plan again",
+        ));
+    }
+    let deleted = plan.deleted_objects();
+    if deleted > options.max_deletes && !options.force {
+        return Err(Error::input(format!(
+            "{deleted} of {} trunks, extensions and queues would be deleted, more than {} at once; look at the plan, then \
+use --force",
+            plan.owned_objects, options.max_deletes
+        )));
+    }
+    Ok(())
 }
 
 /// Begins the transaction with the lock held: the rows are read as the one before left them.

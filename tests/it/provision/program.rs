@@ -1,10 +1,13 @@
 //! The commands from outside: files and flags in, exit codes and messages out, on both engines.
 
+use std::sync::{Arc, Mutex};
+
 use assert_cmd::Command;
 use callferry::config::DatabaseKind;
 use secrecy::ExposeSecret;
 
 use super::ara::{Ara, KINDS};
+use crate::support::ami::manager;
 
 pub const FILE: &str = r#"
 [[tenant]]
@@ -302,6 +305,37 @@ async fn exit_codes_tell_what_failed() {
     b.ara.connect().await.raw("DROP TABLE ps_aors").await.unwrap();
     let (code, err) = run(add(&["a.c"])).await;
     assert!(code == 5 && err.contains("ps_aors"), "{err}");
+}
+
+/// A command that is refused has told Asterisk nothing: no trunk goes down for it, however shortly.
+#[tokio::test]
+async fn what_is_refused_unregisters_nothing() {
+    let Some(b) = Bench::new(DatabaseKind::PostgreSql, "22").await else { return };
+    for args in [&["provision", "apply"][..], &["provision", "plan", "--out", "saved.json"]] {
+        assert_eq!(b.run(args).await.0, 0);
+    }
+    b.file("");
+    for (args, why) in [
+        (&["provision", "apply", "--max-deletes", "0"][..], "--force"),
+        (&["provision", "apply", "--force", "--plan", "saved.json"], "stale"),
+    ] {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let shared = told.clone();
+        let ami = manager(move |asked| {
+            shared.lock().unwrap().push(asked.get("Action").to_owned());
+            let lists = ["ShowDialPlan", "PJSIPShowRegistrationsOutbound"].contains(&asked.get("Action"));
+            if lists { asked.list(&[]) } else { asked.success("") }
+        })
+        .await;
+        let mut command = b.command(args);
+        command.env("AMI_HOST", &ami.host).env("AMI_PORT", ami.port.to_string()).env("AMI_USERNAME", &ami.user);
+        command.env("AMI_PASSWORD", ami.secret.expose_secret()).env("PROVISION_WAIT", "1");
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(4) && err.contains(why), "{err}");
+        assert!(!told.lock().unwrap().iter().any(|a| a.contains("egister")), "{told:?}");
+    }
+    assert_eq!(b.ara.counts().await["ps_registrations"], "1");
 }
 
 /// Two trunks known by one address, whoever wrote the other.
