@@ -47,6 +47,32 @@ impl Owner {
         }
     }
 
+    /// Queues carry names, not ids: one called as a trunk is stays whose it was.
+    pub fn has_queue(&self, name: &str) -> bool {
+        match self {
+            Self::Namespace { ns, .. } => Self::namespace(ns.as_str()).has_id(name),
+            Self::Trunk(_) => false,
+        }
+    }
+
+    /// Whether a row is the owner's by its key; phones are by their mark besides.
+    pub fn has(&self, table: Table, key: &[String]) -> bool {
+        let first = key.first().map(String::as_str).unwrap_or_default();
+        match table {
+            Table::Extensions => self.has_context(first),
+            Table::Queues | Table::QueueMembers => self.has_queue(first),
+            _ => self.has_id(first),
+        }
+    }
+
+    /// Ids outside of the namespace: no prefix finds them.
+    fn adopted(&self) -> BTreeSet<String> {
+        match self {
+            Self::Namespace { adopted, .. } => adopted.clone(),
+            Self::Trunk(_) => BTreeSet::new(),
+        }
+    }
+
     /// The mark this owner's extensions carry.
     pub fn mark(&self) -> Option<String> {
         match self {
@@ -78,13 +104,15 @@ impl Current {
         let wanted = |table: Table, part: usize| -> BTreeSet<String> {
             desired.iter().filter(|r| r.table == table).map(|r| r.key[part].clone()).collect()
         };
+        let adopted = owner.adopted();
         // endpoints first: the marked ones say whose the auths and aors of the same id are
-        reader.table(Table::Endpoints, "id", wanted(Table::Endpoints, 0), desired).await?;
+        let ids = wanted(Table::Endpoints, 0).union(&adopted).cloned().collect();
+        reader.table(Table::Endpoints, "id", ids, desired).await?;
         let endpoints = &reader.found.rows;
         let marked: BTreeSet<String> =
             endpoints.iter().filter(|(_, r)| r.ours).map(|((_, key), _)| key[0].clone()).collect();
-        for table in [Table::Auths, Table::Aors, Table::Identifies, Table::Registrations] {
-            let ids = wanted(table, 0).union(&marked).cloned().collect();
+        for table in [Table::Auths, Table::Aors] {
+            let ids = &(&wanted(table, 0) | &marked) | &adopted;
             reader.table(table, "id", ids, desired).await?;
             for id in &marked {
                 if let Some(row) = reader.found.rows.get_mut(&(table, vec![id.clone()])) {
@@ -92,9 +120,15 @@ impl Current {
                 }
             }
         }
+        // a phone has neither of these: one of its id is somebody else's, however the phone is marked
+        for table in [Table::Identifies, Table::Registrations] {
+            reader.table(table, "id", &wanted(table, 0) | &adopted, desired).await?;
+        }
         reader.table(Table::Queues, "name", wanted(Table::Queues, 0), desired).await?;
         reader.table(Table::QueueMembers, "queue_name", wanted(Table::QueueMembers, 0), desired).await?;
-        reader.table(Table::Extensions, "context", wanted(Table::Extensions, 0), desired).await?;
+        let contexts: BTreeSet<String> =
+            adopted.iter().flat_map(|id| ["in", "out"].map(|end| format!("{id}-{end}"))).collect();
+        reader.table(Table::Extensions, "context", &wanted(Table::Extensions, 0) | &contexts, desired).await?;
         reader.contacts(&marked).await?;
         Ok(reader.found)
     }
@@ -201,11 +235,7 @@ impl Reader<'_> {
                 let (Some(mark), Some(Some(set_var))) = (self.owner.mark(), cells.get("set_var")) else { return false };
                 Value::decode(set_var).parts().contains(&mark)
             };
-            let ours = match table {
-                Table::Extensions => self.owner.has_context(&key[0]),
-                Table::Endpoints => self.owner.has_id(&key[0]) || marked(),
-                _ => self.owner.has_id(&key[0]),
-            };
+            let ours = self.owner.has(table, &key) || table == Table::Endpoints && marked();
             self.found.rows.insert((table, key), CurrentRow { cells, ours });
         }
         Ok(())

@@ -8,16 +8,19 @@ use super::error::{Error, Result};
 pub const MAX_ID: usize = 36;
 const MAX_NAMESPACE: usize = 12;
 
-/// `cf`: lower case letters and digits, so that `cf_` and `cft_` are never each other's prefix.
+/// `cf`: lower case letters and digits, so that `cf_` and `cft_` are never each other's prefix; and no `t` at its end,
+/// which the namespace of `trunk add` has: `cft` for the file would prune the trunks added beside the file of `cf`.
 pub fn check_namespace(ns: &str) -> Result<()> {
     let fine = (1..=MAX_NAMESPACE).contains(&ns.len())
         && ns.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        && ns.as_bytes()[0].is_ascii_lowercase();
+        && ns.as_bytes()[0].is_ascii_lowercase()
+        && !ns.ends_with('t');
     if fine {
         return Ok(());
     }
     Err(Error::input(format!(
-        "PROVISION_NAMESPACE {ns:?} is not 1 to {MAX_NAMESPACE} lower case letters and digits, a letter first"
+        "PROVISION_NAMESPACE {ns:?} is not 1 to {MAX_NAMESPACE} lower case letters and digits, a letter first and no t at the end: \
+<namespace>t is that of `trunk add`"
     )))
 }
 
@@ -81,7 +84,7 @@ mod tests {
         assert_ne!(trunk_id("cf", "a.b", "X").unwrap(), trunk_id("cf", "a.b", "x").unwrap());
         assert!(trunk_id("cf", "…", "1").is_err() && trunk_id("cf", "a", "--").is_err());
         assert!(check_namespace("cf").is_ok());
-        for bad in ["", "CF", "c_f", "1a", "abcdefghijklm", "c;f"] {
+        for bad in ["", "CF", "c_f", "1a", "abcdefghijklm", "c;f", "cft", "t"] {
             assert!(check_namespace(bad).is_err(), "{bad}");
         }
     }

@@ -71,8 +71,7 @@ pub async fn standing(db: &mut Db, schema: &Schema, owner: &Owner) -> Result<Vec
     let mut found = Vec::new();
     for table in Table::ALL.into_iter().filter(|t| *t != Table::Contacts) {
         for (key, cells) in all(db, schema, table).await? {
-            let ours = if table == Table::Extensions { owner.has_context(&key[0]) } else { owner.has_id(&key[0]) };
-            if !ours {
+            if !owner.has(table, &key) {
                 continue;
             }
             let mut row = Row::new(table, key);

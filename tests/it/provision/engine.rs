@@ -413,6 +413,37 @@ async fn unmanaged_rows_and_columns_survive() {
     }
 }
 
+/// Rows that only have the name of a phone or a trunk of ours are somebody else's.
+#[tokio::test]
+async fn rows_of_the_same_name_survive() {
+    for kind in KINDS {
+        let Some(mut ara) = Ara::new(kind, "22").await else { return };
+        let (schema, mut db) = (ara.schema().await, ara.connect().await);
+        let matches = schema.quoted(Table::Identifies, "match");
+        let id = "cft_a_1";
+        ara.db
+            .run(&format!(
+                "INSERT INTO ps_endpoint_id_ips (id, endpoint, {matches}) VALUES ('100', '100', '198.51.100.1'); \
+                 INSERT INTO ps_registrations (id, client_uri) VALUES ('101', 'sip:a@b'); \
+                 INSERT INTO queues (name, strategy, timeout, ringinuse, wrapuptime, maxlen) VALUES ('{id}', 'linear', 20, 'no', 0, 0)"
+            ))
+            .await;
+        let force = Options { force: true, ..Options::default() };
+        let mut one = desired(&[Trunk { id: id.to_owned(), ..trunk("a", "1", "x") }], &[], &[]);
+        one.owner = Owner::Trunk(id.to_owned());
+        let none = Desired { rows: Vec::new(), ..one.clone() };
+        let phones = desired(&[], &[phone("100", false), phone("101", true)], &[]);
+        let no_phones = Desired { rows: Vec::new(), ..phones.clone() };
+        for wanted in [one, none, phones.clone(), phones, no_phones] {
+            apply::apply(&mut db, &schema, &wanted, &force).await.unwrap();
+            let counts = ara.counts().await;
+            let kept = ["ps_endpoint_id_ips", "queues"].map(|t| counts[t].as_str());
+            assert_eq!(kept, ["1", "1"], "{:?}", wanted.owner);
+            assert_eq!(ara.rows("SELECT id FROM ps_registrations WHERE id = '101'").await.len(), 1);
+        }
+    }
+}
+
 /// A phone that stands and is not ours is not touched unless asked to; its bindings go with it.
 #[tokio::test]
 async fn phones_of_others_are_refused_and_adopted() {

@@ -307,6 +307,26 @@ async fn exit_codes_tell_what_failed() {
     assert!(code == 5 && err.contains("ps_aors"), "{err}");
 }
 
+/// What a file takes over from elsewhere by its id goes with the file's own.
+#[tokio::test]
+async fn a_destroyed_file_takes_its_adopted_trunks_along() {
+    for kind in KINDS {
+        let Some(b) = Bench::new(kind, "22").await else { return };
+        std::fs::write(b.dir.path().join("pw"), "s3cret").unwrap();
+        let add: Vec<&str> = ADD.iter().copied().chain(["--password-file", "pw"]).collect();
+        for args in [&add[..], &["provision", "import", "--file", "again.toml"]] {
+            let (code, text, err) = b.run(args).await;
+            assert_eq!(code, 0, "{text}{err}");
+        }
+        // not by a file that does not name it
+        let (code, ..) = b.run(&["provision", "destroy", "--yes"]).await;
+        assert_eq!((code, b.ara.counts().await["ps_registrations"].as_str()), (0, "1"));
+        let (code, text, err) = b.run(&["provision", "destroy", "--yes", "-f", "again.toml"]).await;
+        assert_eq!(code, 0, "{text}{err}");
+        assert!(b.ara.counts().await.values().all(|n| n == "0"), "{text}");
+    }
+}
+
 /// A command that is refused has told Asterisk nothing: no trunk goes down for it, however shortly.
 #[tokio::test]
 async fn what_is_refused_unregisters_nothing() {
