@@ -23,15 +23,18 @@ pub(super) fn id_of(ns: &str, d: &TrunkDef) -> Result<String> {
             }
             Ok(id)
         }
-        None => ident::trunk_id(ns, &model::host("host", &d.host)?, trunk_extension(d)?),
+        None => {
+            // without a number of ours at the far end the id still needs a last part
+            ident::trunk_id(ns, &model::host("host", &d.host)?, trunk_extension(d)?.unwrap_or("ip"))
+        }
     }
 }
 
-/// What stands for the extension in a trunk's id.
-pub(super) fn trunk_extension(d: &TrunkDef) -> Result<&str> {
+/// The number this PBX has at the far end; a trunk known by addresses may have none.
+fn trunk_extension(d: &TrunkDef) -> Result<Option<&str>> {
     match (&d.extension, d.mode.as_deref()) {
-        (Some(extension), _) => Ok(extension),
-        (None, Some("ip")) => Ok("ip"),
+        (Some(extension), _) => Ok(Some(extension)),
+        (None, Some("ip")) => Ok(None),
         (None, _) => Err(Error::input("extension is missing: the number this PBX has at the far end")),
     }
 }
@@ -49,7 +52,7 @@ pub fn trunk_of(
     dial_timeout: u32,
 ) -> Result<Trunk> {
     let host = model::host("host", &d.host)?;
-    let extension = model::user("extension", trunk_extension(d)?)?;
+    let extension = trunk_extension(d)?.map(|e| model::user("extension", e)).transpose()?;
     let mode = match (d.mode.as_deref(), d.ips.as_slice()) {
         (None | Some("register"), []) => Mode::Register,
         (None | Some("ip"), ips @ [_, ..]) => Mode::Ip(ips.iter().map(|ip| model::address(ip)).collect::<Result<_>>()?),
@@ -83,8 +86,14 @@ pub fn trunk_of(
     Ok(Trunk {
         id: id_of(ns, d)?,
         host,
-        port: d.port.filter(|p| *p != 0),
-        auth_id: model::text("auth_id", d.auth_id.as_deref().unwrap_or(&extension), 40)?,
+        port: match d.port {
+            Some(0) => return Err(Error::input("port 0 is none; leave it away for that of the protocol")),
+            port => port,
+        },
+        auth_id: match d.auth_id.as_deref().or(extension.as_deref()) {
+            Some(auth_id) => model::text("auth_id", auth_id, 40)?,
+            None => String::new(),
+        },
         extension,
         secret,
         mode,
@@ -167,4 +176,54 @@ pub(super) fn codec_list(codecs: &[String]) -> Result<Vec<String>> {
         return Err(Error::input("codecs is empty: name at least one"));
     }
     codecs.iter().map(|c| model::word("codec", c)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provision::build;
+    use crate::provision::table::{Row, Table};
+
+    fn rows(def: TrunkDef, inbound: &str) -> Result<Vec<Row>> {
+        let def = TrunkDef { host: "a.example.com".to_owned(), ..def };
+        let password = Secret::Password("x".to_owned().into());
+        let codecs = ["alaw".to_owned()];
+        let trunk = trunk_of("cf", &def, password, destination(inbound)?, None, &codecs, "transport-udp", 60)?;
+        build::trunk_rows(&trunk)
+    }
+
+    fn inbound(rows: &[Row]) -> Vec<(&str, String)> {
+        let extens = rows.iter().filter(|r| r.table == Table::Extensions && r.key[0].ends_with("-in"));
+        extens.map(|r| (r.key[1].as_str(), r.cells["appdata"].value.display())).collect()
+    }
+
+    /// A user of From is what the far end sees in place of the caller's number.
+    #[test]
+    fn a_trunk_known_by_address_needs_no_number() {
+        let ip =
+            || TrunkDef { mode: Some("ip".to_owned()), ips: vec!["203.0.113.4".to_owned()], ..TrunkDef::default() };
+        let numbered = TrunkDef { extension: Some("12".to_owned()), ..ip() };
+        for (def, id, user, extens) in [
+            (ip(), "cf_a_example_com_ip", "", &["_X.", "_+X."][..]),
+            (numbered, "cf_a_example_com_12", "12", &["12", "_X.", "_+X."]),
+        ] {
+            let rows = rows(def, "hangup").unwrap();
+            let endpoint = rows.iter().find(|r| r.table == Table::Endpoints).unwrap();
+            assert_eq!((endpoint.key[0].as_str(), endpoint.cells["from_user"].value.display()), (id, user.to_owned()));
+            assert_eq!(inbound(&rows).iter().map(|(e, _)| *e).collect::<Vec<_>>(), extens);
+        }
+        assert!(rows(TrunkDef::default(), "hangup").is_err());
+        assert!(rows(TrunkDef { port: Some(0), ..ip() }, "hangup").unwrap_err().message.contains("port 0"));
+    }
+
+    /// What a pattern matched came from outside: a comma in it would name another place to go to.
+    #[test]
+    fn a_dialled_number_names_no_priority() {
+        let def = TrunkDef { extension: Some("o-1".to_owned()), ..TrunkDef::default() };
+        let safe = "menu,${FILTER(0-9+*#,${EXTEN})},1".to_owned();
+        assert_eq!(
+            inbound(&rows(def, "goto:menu,${EXTEN},1").unwrap()),
+            [("o-1", "menu,${EXTEN},1".to_owned()), ("_X.", safe.clone()), ("_+X.", safe)]
+        );
+    }
 }

@@ -42,8 +42,8 @@ pub struct Trunk {
     pub id: String,
     pub host: String,
     pub port: Option<u16>,
-    /// Number at the far end; user of From and of the contact.
-    pub extension: String,
+    /// Number at the far end; user of From and of the contact. Without one From has the caller's number.
+    pub extension: Option<String>,
     pub auth_id: String,
     pub secret: Secret,
     pub mode: Mode,
@@ -144,6 +144,9 @@ pub enum Destination {
     Voicemail(String),
     Hangup,
 }
+
+/// A number a pattern matched, without what could end the field it stands in: it comes from outside.
+pub const DIALLED: &str = "${FILTER(0-9+*#,${EXTEN})}";
 
 impl Destination {
     /// Application and its data. `trunk` is told to Stasis applications.

@@ -8,17 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::trunk::exten_row;
 use crate::provision::dialplan::{Rule, Unmatched, translate, translate_rules};
 use crate::provision::error::{Error, Result};
-use crate::provision::model::{Extension, Queue, Route, Trunk, quoted};
+use crate::provision::model::{DIALLED, Extension, Queue, Route, Trunk, quoted};
 use crate::provision::table::Row;
 
 /// Data of `Dial`. The number is filtered before anything is cut off: a dash that Asterisk ignores in matching counts in
 /// `${EXTEN:n}`, and an `&` would add a second destination.
 pub fn dial_data(add_prefix: &str, strip: usize, trunk_id: &str, timeout: u32) -> String {
-    let number = if strip == 0 {
-        "${FILTER(0-9+*#,${EXTEN})}".to_owned()
-    } else {
-        format!("${{FILTER(0-9+*#,${{EXTEN}}):{strip}}}")
-    };
+    let number = if strip == 0 { DIALLED.to_owned() } else { format!("${{FILTER(0-9+*#,${{EXTEN}}):{strip}}}") };
     format!("PJSIP/{add_prefix}{number}@{trunk_id},{timeout}")
 }
 

@@ -2,8 +2,8 @@
 
 use super::auth_row;
 use super::dialplan::outbound_rows;
-use crate::provision::error::Result;
-use crate::provision::model::{Mode, Protocol, Trunk};
+use crate::provision::error::{Error, Result};
+use crate::provision::model::{DIALLED, Mode, Protocol, Trunk};
 use crate::provision::table::{Row, Table};
 
 /// Retries for as long as it takes: the default gives up for good after ten, or after one wrong password.
@@ -13,7 +13,8 @@ const REJECTED_RETRY_SECONDS: &str = "300";
 
 /// All rows of one trunk.
 pub fn rows(trunk: &Trunk) -> Result<Vec<Row>> {
-    let Trunk { id, host, extension, .. } = trunk;
+    let Trunk { id, host, .. } = trunk;
+    let extension = trunk.extension.as_deref();
     let port = trunk.port.map_or(String::new(), |p| format!(":{p}"));
     let parameter = match trunk.protocol {
         Protocol::Udp => String::new(),
@@ -35,7 +36,7 @@ pub fn rows(trunk: &Trunk) -> Result<Vec<Row>> {
         .set("context", format!("{id}-in"))
         .set("disallow", "all")
         .set("allow", trunk.codecs.join(","))
-        .set("from_user", extension)
+        .managed("from_user", extension)
         .set("from_domain", host)
         .set("identify_by", "ip")
         .flag("direct_media", false)
@@ -51,6 +52,7 @@ pub fn rows(trunk: &Trunk) -> Result<Vec<Row>> {
         endpoint = endpoint.set("accountcode", tenant).optional("tenantid", tenant);
     }
     if register {
+        let extension = extension.ok_or_else(|| Error::input("a trunk that registers needs an extension"))?;
         rows.push(auth_row(id, &trunk.auth_id, &trunk.secret));
         endpoint = endpoint.set("outbound_auth", id);
         rows.push(
@@ -87,10 +89,11 @@ pub fn rows(trunk: &Trunk) -> Result<Vec<Row>> {
     rows.push(endpoint);
     let inbound = format!("{id}-in");
     let (app, data) = trunk.inbound.application(id);
-    let mut extens = vec![extension.as_str(), "_X.", "_+X."];
-    extens.dedup();
-    for exten in extens.into_iter().filter(|e| trunk.dids.iter().all(|(n, _)| n != e)) {
+    if let Some(exten) = extension.filter(|e| trunk.dids.iter().all(|(n, _)| n != e)) {
         rows.push(exten_row(&inbound, exten, 1, app, &data));
+    }
+    for exten in ["_X.", "_+X."] {
+        rows.push(exten_row(&inbound, exten, 1, app, &data.replace("${EXTEN}", DIALLED)));
     }
     for (number, destination) in &trunk.dids {
         let (app, data) = destination.application(id);

@@ -97,10 +97,12 @@ fn incoming(scene: &Scene, id: &str, extension: Option<&str>, block: &mut Block)
     }
     let mut dids = Vec::new();
     for ((exten, _), row) in rows.iter().filter(|((exten, priority), _)| !exten.starts_with('_') && *priority == 1) {
-        if Some(exten.as_str()) == extension && Some(row) == any {
+        let to = scene.destination(&row.0, &row.1, id, None);
+        let as_any = any.is_some_and(|(app, data)| row.0 == *app && to == scene.destination(app, data, id, None));
+        if Some(exten.as_str()) == extension && (as_any || Some(row) == any) {
             continue;
         }
-        if let Some(to) = scene.destination(&row.0, &row.1, id, None) {
+        if let Some(to) = to {
             let mut did = Block::new("did");
             did.text("number", exten);
             did.text("trunk", id);

@@ -8,6 +8,7 @@ use crate::provision::current::MARK;
 use crate::provision::db::Db;
 use crate::provision::error::Result;
 use crate::provision::ident;
+use crate::provision::model::DIALLED;
 use crate::provision::schema::Schema;
 use crate::provision::table::Table;
 
@@ -215,7 +216,7 @@ impl Scene {
                 (alone || phone.tenant.as_deref() == tenant).then(|| format!("extension:{}", phone.number))
             }
             "Queue" => self.queues.get(data).map(|name| format!("queue:{name}")),
-            "Goto" => Some(format!("goto:{data}")),
+            "Goto" => Some(format!("goto:{}", data.replace(DIALLED, "${EXTEN}"))),
             "VoiceMail" => data.strip_suffix(",u").map(|mailbox| format!("voicemail:{mailbox}")),
             "Hangup" if data.is_empty() => Some("hangup".to_owned()),
             _ => None,

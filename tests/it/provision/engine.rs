@@ -21,7 +21,7 @@ pub fn trunk(host: &str, extension: &str, password: &str) -> Trunk {
         id: callferry::provision::ident::trunk_id("cf", host, extension).unwrap(),
         host: host.to_owned(),
         port: None,
-        extension: extension.to_owned(),
+        extension: Some(extension.to_owned()),
         auth_id: "A".to_owned(),
         secret: Secret::Password(password.to_owned().into()),
         mode: Mode::Register,
