@@ -240,7 +240,12 @@ pub(super) fn overlap(a: &str, b: &str) -> bool {
             std::net::IpAddr::V4(v4) => (u128::from(u32::from(v4)) << 96, 32),
             std::net::IpAddr::V6(v6) => (u128::from(v6), 128),
         };
-        Some((value, bits.map_or(Some(width), |b| b.parse().ok())?.min(width), ip.is_ipv4()))
+        // Asterisk takes a dotted mask as well
+        let bits = bits.map_or(Some(width), |b| {
+            let dotted = || b.parse::<std::net::Ipv4Addr>().ok().map(|mask| u32::from(mask).leading_ones());
+            b.parse().ok().or_else(dotted)
+        });
+        Some((value, bits?.min(width), ip.is_ipv4()))
     };
     match (network(a), network(b)) {
         (Some((a, a_bits, a4)), Some((b, b_bits, b4))) if a4 == b4 => {
@@ -345,4 +350,26 @@ fn scrubbed(mut error: Error, rows: &[Resolved]) -> Error {
         }
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::overlap;
+
+    #[test]
+    fn networks_that_share_an_address() {
+        for (a, b, shared) in [
+            ("203.0.113.4/32", "203.0.113.0/24", true),
+            ("203.0.113.4/32", "203.0.113.0/255.255.255.0", true),
+            ("203.0.114.4/32", "203.0.113.0/255.255.255.0", false),
+            ("203.0.113.4", "0.0.0.0/0.0.0.0", true),
+            ("203.0.113.4/32", "203.0.113.5", false),
+            ("2001:db8::1/128", "2001:db8::/64", true),
+            ("2001:db8::1/128", "203.0.113.0/24", false),
+            ("203.0.113.4/32", "pbx.example.com", false),
+            ("pbx.example.com", "pbx.example.com", true),
+        ] {
+            assert_eq!((overlap(a, b), overlap(b, a)), (shared, shared), "{a} {b}");
+        }
+    }
 }

@@ -349,7 +349,10 @@ impl Resolver<'_> {
             pickup_group: group("pickup_group", &d.pickup_group)?,
             tenant: self.tenant(d.tenant.as_deref())?,
             dtls_cert_file: d.dtls_cert_file.as_deref().map(|f| model::text("dtls_cert_file", f, 200)).transpose()?,
-            max_contacts: d.max_contacts.unwrap_or(1).clamp(1, 100),
+            max_contacts: match d.max_contacts.unwrap_or(1) {
+                few @ 1..=100 => few,
+                other => return Err(Error::input(format!("max_contacts {other} is not between 1 and 100"))),
+            },
             ring_timeout: d.ring_timeout.unwrap_or(defaults.ring_timeout),
             adopt: d.adopt,
             id,

@@ -283,15 +283,21 @@ pub fn address(text: &str) -> Result<String> {
 
 /// `sip:host:port;lr` from `host`, `host:port` or a URI.
 pub fn proxy(text: &str) -> Result<String> {
-    let inner = text.strip_prefix("sip:").or_else(|| text.strip_prefix("sips:")).unwrap_or(text);
+    if text.starts_with("sips:") {
+        return Err(Error::input(format!(
+            "outbound proxy {}: sips: is not taken; write sip:host:5061;transport=tls",
+            quoted(text)
+        )));
+    }
+    let inner = text.strip_prefix("sip:").unwrap_or(text);
     let mut parts = inner.split(';');
     let place = parts.next().unwrap_or_default();
     let (name, port) = place.split_once(':').map_or((place, None), |(h, p)| (h, Some(p)));
     let name = host("outbound proxy", name)?;
     let mut uri = format!("sip:{name}");
     if let Some(port) = port {
-        let port: u16 =
-            port.parse().map_err(|_| Error::input(format!("outbound proxy {} has no port", quoted(text))))?;
+        let port = port.parse().ok().filter(|p: &u16| *p != 0);
+        let port = port.ok_or_else(|| Error::input(format!("outbound proxy {} has no port", quoted(text))))?;
         uri.push_str(&format!(":{port}"));
     }
     for parameter in parts.filter(|p| *p != "lr") {
@@ -336,7 +342,7 @@ mod tests {
             assert!(device("interface", bad).is_err(), "{bad}");
         }
         assert_eq!(device("interface", "Local/9@ctx/n").unwrap(), "Local/9@ctx/n");
-        for bad in ["evil.com;x=\"", "a:b", "sip:a;b=&", "a:99999"] {
+        for bad in ["evil.com;x=\"", "a:b", "sip:a;b=&", "a:99999", "a:0", "sips:a:5061"] {
             assert!(proxy(bad).is_err(), "{bad}");
         }
         assert_eq!(proxy("sip:edge.example.com:5080;lr").unwrap(), "sip:edge.example.com:5080;lr");

@@ -95,6 +95,8 @@ fn decode_part(part: &str) -> String {
     let mut i = 0;
     while i < bytes.len() {
         let hex = (bytes[i] == b'^').then(|| bytes.get(i + 1..i + 3)).flatten();
+        // two digits and no sign
+        let hex = hex.filter(|h| h.iter().all(u8::is_ascii_hexdigit));
         let byte = hex.and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
         match byte {
             Some(byte) => {
@@ -135,6 +137,7 @@ mod tests {
         assert_eq!(Value::many(["A=1".to_owned(), "B=;".to_owned()]).encode().unwrap(), "A=1;B=^3B");
         assert_eq!(Value::decode(" a ;; b").parts(), ["a", "b"]);
         assert_eq!(Value::decode("100^zz^").parts(), ["100^zz^"]);
+        assert_eq!(Value::decode("^+5^-1").parts(), ["^+5^-1"]);
     }
 
     proptest! {

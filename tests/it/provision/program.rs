@@ -293,6 +293,7 @@ async fn exit_codes_tell_what_failed() {
         ("[[trunk]]\nhost='a'\nextension='1'\n[[trunk]]\nhost='A'\nextension='1'", "both get the id"),
         ("[[queue]]\nname='q'\nmembers=[{extension='9'}]", "there is no extension"),
         ("[[extension]]\nnumber='1'", "password_env"),
+        ("[[extension]]\nnumber='1'\nmax_contacts=101", "max_contacts 101"),
         (
             "[[trunk]]\nhost='a'\nmode='ip'\nips=['10.0.0.1']\n[[trunk]]\nhost='b'\nmode='ip'\nips=['10.0.0.0/24']",
             "both known by",
