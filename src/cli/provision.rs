@@ -15,6 +15,7 @@ use crate::provision::error::{Error, Kind, Result};
 use crate::provision::import;
 use crate::provision::intent::{Intent, Secrets};
 use crate::provision::manifest::{Manifest, Source};
+use crate::provision::model::word;
 use crate::provision::plan::{Action, Plan};
 use crate::provision::render;
 use crate::provision::schema::{Mapping, Schema};
@@ -269,6 +270,10 @@ async fn render_file(settings: &Settings, args: RenderArgs) -> Result<u8> {
         let (mut db, schema) = settings.database(&intent.mapping).await?;
         contexts.extend(stubs::contexts(&mut db, &schema, ns).await?);
         db.close().await;
+    }
+    for context in &contexts {
+        // a row of ours that somebody else wrote can hold anything, and this text goes into extensions.conf
+        word("context", context)?;
     }
     let engine = match args.database.as_deref() {
         Some("postgresql") => Engine::PostgreSql,

@@ -74,7 +74,9 @@ async fn twice_registered(db: &mut Db, schema: &Schema, rows: &[Resolved], curre
             .find(|w| w.key[0] != *id && w.cells.get("client_uri").and_then(|c| c.text.as_ref()) == Some(uri));
         if let Some(row) = same.filter(|_| !ours) {
             warnings.push(format!(
-                "{id} registers {uri} too, beside {}: the far end sees two of them and may call either; remove one",
+                "{} registers {} too, beside {}: the far end sees two of them and may call either; remove one",
+                id.escape_debug(),
+                uri.escape_debug(),
                 row.key[0]
             ));
         }
@@ -221,8 +223,10 @@ async fn addresses(db: &mut Db, schema: &Schema, rows: &[Resolved], current: &Cu
                 .find(|(a, b)| overlap(a, b))
             {
                 return Err(Error::input(format!(
-                    "the address {a} identifies {id} already ({networks}); Asterisk would send every call to one of the \
-two; register instead, or remove the other row"
+                    "the address {a} identifies {} already ({}); Asterisk would send every call to one of the two; \
+register instead, or remove the other row",
+                    id.escape_debug(),
+                    networks.escape_debug()
                 ))
                 .at(place(Table::Identifies, &row.key)));
             }

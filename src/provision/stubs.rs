@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::db::Db;
@@ -36,6 +37,8 @@ pub fn write(path: &Path, contexts: &BTreeSet<String>) -> Result<bool> {
     };
     let partial = path.with_extension("callferry-new");
     let mut file = std::fs::File::create(&partial).map_err(problem)?;
+    // Asterisk reads it as another user, whatever the umask of the one who runs this
+    file.set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(problem)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(problem)?;
     std::fs::rename(&partial, path).map_err(problem)?;
     Ok(true)

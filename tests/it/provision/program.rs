@@ -359,6 +359,36 @@ async fn what_is_refused_unregisters_nothing() {
     assert_eq!(b.ara.counts().await["ps_registrations"], "1");
 }
 
+/// A context in the tables that is none does not get into the text that goes into extensions.conf.
+#[tokio::test]
+async fn only_contexts_are_rendered() {
+    for kind in KINDS {
+        let Some(mut b) = Bench::new(kind, "22").await else { return };
+        b.ara
+            .db
+            .run("INSERT INTO extensions (context, exten, priority, app, appdata) VALUES ('cf_a]\n[x', '1', 1, 'NoOp', '')")
+            .await;
+        let (code, text, err) = b.run(&["provision", "render"]).await;
+        assert!(code == 4 && text.is_empty() && err.contains(r"cf_a]\n[x"), "{text}{err}");
+    }
+}
+
+/// The stubs are read by Asterisk, which is not the user of a careful umask.
+#[tokio::test]
+async fn stubs_can_be_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(b) = Bench::new(DatabaseKind::PostgreSql, "22").await else { return };
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$0\" provision apply", env!("CARGO_BIN_EXE_callferry")]);
+    command.current_dir(b.dir.path()).env_clear().env("PROVISION_DSN", b.ara.dsn.expose_secret());
+    command.env("T1", "x").env("P100", "x").env("PROVISION_STUBS", "stubs.conf").env("PATH", "/usr/bin:/bin");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let stubs = b.dir.path().join("stubs.conf");
+    assert!(std::fs::read_to_string(&stubs).unwrap().contains("\n[cf_internal]\n"));
+    assert_eq!(std::fs::metadata(&stubs).unwrap().permissions().mode() & 0o777, 0o644);
+}
+
 /// Two trunks known by one address, whoever wrote the other.
 #[tokio::test]
 async fn an_address_has_one_trunk() {
