@@ -1,6 +1,7 @@
 //! One connection to PostgreSQL or MySQL/MariaDB. Everything goes in and comes out as text: columns differ from one
 //! schema to the next, and the server knows best how to read a text as its own type.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -56,31 +57,43 @@ impl Db {
         let (scheme, rest) = text
             .split_once("://")
             .ok_or_else(|| bad_dsn("is not an address such as postgresql://user@host/database"))?;
-        let kind = scheme.split('+').next().unwrap_or_default();
-        let connecting = async {
-            match kind {
-                "postgres" | "postgresql" => {
-                    let options = PgConnectOptions::from_str(&format!("postgresql://{rest}"))
-                        .map_err(|_| bad_dsn(DSN_HINT))?
-                        .application_name("callferry provision")
-                        .disable_statement_logging();
-                    Ok(options.connect().await.map(|c| Self::Pg(Box::new(c))))
-                }
-                "mysql" | "mariadb" => {
-                    let options = MySqlConnectOptions::from_str(&format!("mysql://{rest}"))
-                        .map_err(|_| bad_dsn(DSN_HINT))?
-                        .disable_statement_logging();
-                    Ok(options.connect().await.map(|c| Self::My(Box::new(c))))
-                }
-                _ => Err(bad_dsn("begins with neither postgresql:// nor mysql://")),
+        if password_spills(rest) {
+            return Err(bad_dsn(DSN_HINT));
+        }
+        let (connected, place) = match scheme.split('+').next().unwrap_or_default() {
+            "postgres" | "postgresql" => {
+                let options = PgConnectOptions::from_str(&format!("postgresql://{rest}"))
+                    .map_err(|_| bad_dsn(DSN_HINT))?
+                    .application_name("callferry provision")
+                    .disable_statement_logging();
+                let place = place(options.get_host(), options.get_port(), options.get_socket());
+                let connected = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+                (connected.map(|c| c.map(|c| Self::Pg(Box::new(c)))), place)
             }
+            "mysql" | "mariadb" => {
+                let options = MySqlConnectOptions::from_str(&format!("mysql://{rest}"))
+                    .map_err(|_| bad_dsn(DSN_HINT))?
+                    .disable_statement_logging();
+                let place = place(options.get_host(), options.get_port(), options.get_socket());
+                let connected = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+                (connected.map(|c| c.map(|c| Self::My(Box::new(c)))), place)
+            }
+            _ => return Err(bad_dsn("begins with neither postgresql:// nor mysql://")),
         };
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| {
-            Error::database(format!("no connection to the database of PROVISION_DSN within {CONNECT_TIMEOUT:?}"))
-        })??;
+        let connected = connected.map_err(|_| {
+            Error::database(format!(
+                "no connection to the database of PROVISION_DSN at {place} within {CONNECT_TIMEOUT:?}; {REACH_HINT}"
+            ))
+        })?;
         let mut db = connected.map_err(|e| {
-            let e = Error::from(&e);
-            Error { message: format!("cannot connect to the database of PROVISION_DSN: {}", e.message), ..e }
+            let failed = format!("cannot connect to the database of PROVISION_DSN at {place}");
+            match e {
+                sqlx::Error::Io(e) => Error::database(format!("{failed}: {e}; {REACH_HINT}")),
+                e => {
+                    let e = Error::from(&e);
+                    Error { message: format!("{failed}: {}", e.message), ..e }
+                }
+            }
         })?;
         if let Self::My(_) = db {
             // without strict mode a value too long is cut and an unknown enum label becomes '', each with a warning only
@@ -162,6 +175,23 @@ impl Db {
 const DSN_HINT: &str = "cannot be read; it is written postgresql://user:password@host:port/database, with characters \
 such as @ / # in the password percent-encoded";
 
+const REACH_HINT: &str = "check host and port in PROVISION_DSN, that the server listens there (PostgreSQL: \
+listen_addresses, MySQL and MariaDB: bind-address), and the firewall";
+
+/// `127.0.0.1:5432`, for people; nothing else of the address.
+fn place(host: &str, port: u16, socket: Option<&PathBuf>) -> String {
+    match socket {
+        Some(socket) => format!("the socket {}", socket.display().to_string().escape_debug()),
+        None => format!("{}:{port}", host.escape_debug()),
+    }
+}
+
+/// A `/`, `?` or `#` that stands in a password as it is ends the host before the `@` that ends the password: what is read
+/// as host and port then is of the credentials.
+fn password_spills(rest: &str) -> bool {
+    rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@'))
+}
+
 fn bad_dsn(problem: &str) -> Error {
     Error::input(format!("PROVISION_DSN {problem}"))
 }
@@ -207,8 +237,43 @@ fn classify(code: &str) -> (Kind, &'static str, bool) {
         "23514" | "4025" => (Kind::Input, "a value is refused by a check of its table", false),
         "23505" | "1062" => (Kind::Database, "another row with this key stands already", true),
         "40001" | "40P01" | "1213" | "1205" => (Kind::Database, "another transaction stood in the way", true),
-        "28P01" | "28000" | "1045" => (Kind::Database, "the database refused user or password", false),
+        "28P01" | "28000" | "1045" => (Kind::Database, "the database refused user or password of PROVISION_DSN", false),
         "3D000" | "1049" => (Kind::Database, "the database does not exist", false),
         _ => (Kind::Database, "the database refused", false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn said(dsn: &str) -> Error {
+        Db::connect(&dsn.to_owned().into()).await.err().expect("nobody listens there")
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named() {
+        for (dsn, at) in [
+            ("postgresql://us3r:sEcReT%40x@127.0.0.1:1/d", " at 127.0.0.1:1: "),
+            ("mysql://us3r:sEcReT@127.0.0.1:1/d", " at 127.0.0.1:1: "),
+            ("postgresql+asyncpg://us3r:sEcReT@localhost/d?host=/nowhere", " at the socket /nowhere"),
+            ("mysql://us3r:sEcReT@localhost/d?socket=/nowhere/s", " at the socket /nowhere/s: "),
+        ] {
+            let e = said(dsn).await;
+            assert!(e.kind == Kind::Database && e.message.contains(at) && e.message.contains(REACH_HINT), "{e}");
+            assert!(!e.message.contains("sEcReT") && !e.message.contains("us3r"), "{e}");
+        }
+    }
+
+    /// Characters of a password that end the host: what follows is no address to connect to, or to print.
+    #[tokio::test]
+    async fn a_password_in_place_of_a_host_is_not_shown() {
+        for dsn in ["us3r:12/sEcReT@h/d", "us3r:12#sEcReT@h/d", "us3r:12?sEcReT@h/d", "us3r:s@sEcReT/x@h:5/d"] {
+            for scheme in ["postgresql", "mysql"] {
+                let e = said(&format!("{scheme}://{dsn}")).await;
+                assert!(e.kind == Kind::Input && e.message.contains("percent-encoded"), "{e}");
+                assert!(!e.message.contains("sEcReT") && !e.message.contains("us3r"), "{e}");
+            }
+        }
     }
 }

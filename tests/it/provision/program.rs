@@ -276,7 +276,7 @@ async fn exit_codes_tell_what_failed() {
     let mut gone = add(&["a.b"]);
     gone.env("PROVISION_DSN", "postgresql://u:sEcReT%40x@127.0.0.1:1/d");
     let (code, err) = run(gone).await;
-    assert!(code == 6 && !err.contains("sEcReT"), "{err}");
+    assert!(code == 6 && err.contains(" at 127.0.0.1:1: ") && !err.contains("sEcReT"), "{err}");
     let mut wrong = add(&["a.b"]);
     wrong.env("PROVISION_DSN", "oracle://u:sEcReT@h/d");
     let (code, err) = run(wrong).await;
