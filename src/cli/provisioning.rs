@@ -54,7 +54,8 @@ impl Settings {
             secret,
             tls: if self.ami_tls { Tls::On { ca_file: self.ami_ca_file.clone() } } else { Tls::Off },
             timeout: Duration::from_secs(10),
-            events: "system,call".to_owned(),
+            // Registry is of this class; calls would come by the thousand and fill the queue
+            events: "system".to_owned(),
         };
         Client::connect(&connect).await.map(Some).map_err(|e| Error::new(Kind::Activation, e.to_string()))
     }

@@ -130,8 +130,10 @@ pub struct One {
     /// Id, as trunk list shows it; or use --sip-domain and --extension
     #[arg(required_unless_present = "sip_domain")]
     id: Option<String>,
-    #[arg(long, visible_alias = "host", conflicts_with = "id", requires = "extension")]
+    /// Host of the other PBX, as it was given to trunk add
+    #[arg(long, visible_alias = "host", value_name = "HOST", conflicts_with = "id", requires = "extension")]
     sip_domain: Option<String>,
+    /// Our extension number there; ip for a trunk that has only addresses
     #[arg(long, conflicts_with = "id")]
     extension: Option<String>,
     /// One JSON document

@@ -450,7 +450,7 @@ pub struct ProvisionSettings {
     /// Port of the manager interface
     #[arg(long, env = "AMI_PORT", default_value = "5038", global = true, value_parser = number::<u16>(1, 65_535, ""))]
     pub ami_port: u16,
-    /// Manager user; it needs system, command and reporting
+    /// Manager user; in manager.conf it needs read = system and write = system,reporting,command
     #[arg(long, env = "AMI_USERNAME", default_value = "callferry", global = true)]
     pub ami_username: String,
     /// File with the manager user's secret (or set AMI_PASSWORD)
