@@ -74,7 +74,7 @@ pub struct Add {
     /// Refuse numbers that --strip-prefix does not match, instead of dialling them as they are
     #[arg(long)]
     reject_unmatched: bool,
-    /// Caller number of outgoing calls
+    /// Caller number of outgoing calls: one for all of them
     #[arg(long, allow_hyphen_values = true)]
     from_number: Option<String>,
     /// Port of the other PBX [default: 5060, or what its DNS says]
