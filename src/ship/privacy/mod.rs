@@ -4,8 +4,8 @@
 //! gone through string by string; formats are made from those. The state, the content hash and revisions know nothing of
 //! it, so a changed setting revises nothing, and bytes that were sent before stay as they were.
 //!
-//! Whose numbers: everyone's outside the PBX. Extensions, the number that an inbound caller reached and the company's own
-//! caller id on outbound calls stay, and short codes (under [`SHORTEST`] digits) do. A string is searched for every
+//! Whose numbers: everyone's outside the PBX, also where an extension shows one as its own. Extensions, the number that an
+//! inbound caller reached and the company's own caller id on outbound calls stay, and short codes (under [`SHORTEST`] digits) do. A string is searched for every
 //! spelling of a number the document knows (international, national, with prefixes, with spaces and dashes); any other
 //! run of digits too long for an extension is taken for a number as well, dates and Asterisk's ids left out.
 //!
@@ -109,48 +109,68 @@ impl Privacy {
     }
 
     /// Numbers of outside parties, and those of the company.
+    ///
+    /// What the party is decides; only where that is not known, the side it stands on does. An outside party's number is
+    /// hidden wherever it stands, also where an extension shows it as its own (click to call).
     fn numbers(&self, call: &Call) -> (Vec<Known>, Vec<String>) {
         let c = &call.content;
-        let mut own: Vec<String> = c.did.iter().map(|d| digits(d)).collect();
-        // as written, and the E.164 form where the document knows it
-        let mut outside: Vec<(String, Option<String>)> = Vec::new();
-        let mut add = |own: &mut Vec<String>, party: &Party, inside: bool| {
-            let written = [(&party.number, &party.e164), (&party.e164, &party.e164), (&party.presented, &None)];
-            for (number, e164) in written.into_iter().filter_map(|(n, e)| Some((n.clone()?, e.clone()))) {
-                if inside {
-                    own.push(number);
-                } else {
-                    outside.push((number, e164));
-                }
-            }
+        let did = c.did.as_deref().map(digits);
+        // the number that a caller reached is the company's, whoever is said to have it
+        let is_did = |party: &Party| {
+            let numbers = [&party.number, &party.e164].into_iter().flatten();
+            did.as_deref().is_some_and(|did| numbers.map(|n| digits(n)).any(|n| is_same(&n, did)))
         };
-        let outbound = c.direction == Direction::Outbound;
-        let is_outside = |p: &Party| matches!(p.kind, Some(PartyKind::External) | None);
-        add(&mut own, &c.from, outbound || !is_outside(&c.from));
-        add(&mut own, &c.to, c.direction == Direction::Inbound || !is_outside(&c.to));
+        let mut parties = Parties { own: did.iter().cloned().collect(), ..Parties::default() };
+        let mut add = |party: &Party, side_is_inside: bool| match party.kind {
+            Some(PartyKind::External) if is_did(party) => parties.inside(party),
+            Some(PartyKind::External) => parties.outside(party, true),
+            Some(_) => parties.inside(party),
+            None if side_is_inside => parties.inside(party),
+            None => parties.outside(party, false),
+        };
+        add(&c.from, c.direction == Direction::Outbound);
+        add(&c.to, c.direction == Direction::Inbound);
         let mut copy = c.clone();
         let (from, to) = (c.from.number.as_deref(), c.to.number.as_deref());
         copy.parties_mut(&mut |party| {
             let number = party.number.as_deref();
             // the caller and the called stand again in the journey
-            if number.is_some() && (number == from || number == to) {
+            if number.is_some() && (number == from || number == to) && party.kind != Some(PartyKind::External) {
                 return;
             }
-            add(&mut own, party, !is_outside(party));
+            add(party, false);
         });
-        let own: Vec<String> = own.iter().map(|n| digits(n)).filter(|n| n.len() >= SHORTEST).collect();
-        outside.extend(c.journey.iter().filter_map(forwarded_to).map(|n| (n.to_owned(), None)));
-        let personal = |number: &str| {
-            let digits = digits(number);
-            digits.len() >= SHORTEST && !own.contains(&digits)
-        };
-        outside.retain(|(number, _)| personal(number));
-        let outside = outside.into_iter().map(|(number, e164)| self.known(&number, e164)).collect();
-        (outside, own)
+        let Parties { own, outside, mut perhaps } = parties;
+        let mut outside: Vec<(String, String)> = outside
+            .into_iter()
+            .map(|(number, e164)| {
+                let canonical = e164.unwrap_or_else(|| self.canonical(&number));
+                (number, canonical)
+            })
+            .filter(|(number, _)| digits(number).len() >= SHORTEST)
+            .collect();
+        let (mut shown, mut stays) = (Vec::new(), Vec::new());
+        for number in own.iter().map(|n| digits(n)).filter(|n| n.len() >= SHORTEST) {
+            let theirs = outside.iter().find(|(outside, _)| is_same(&digits(outside), &number));
+            match theirs.filter(|_| did.as_deref() != Some(number.as_str())) {
+                Some((_, canonical)) => shown.push((number, canonical.clone())),
+                None => stays.push(number),
+            }
+        }
+        outside.append(&mut shown);
+        perhaps.extend(c.journey.iter().filter_map(forwarded_to).map(|n| (n.to_owned(), None)));
+        for (number, e164) in perhaps {
+            let digits = digits(&number);
+            if digits.len() >= SHORTEST && !stays.contains(&digits) {
+                let canonical = e164.unwrap_or_else(|| self.canonical(&number));
+                outside.push((number, canonical));
+            }
+        }
+        let outside = outside.into_iter().map(|(number, canonical)| self.known(&number, canonical)).collect();
+        (outside, stays)
     }
 
-    fn known(&self, number: &str, e164: Option<String>) -> Known {
-        let canonical = e164.unwrap_or_else(|| self.canonical(number));
+    fn known(&self, number: &str, canonical: String) -> Known {
         let mut spellings = vec![digits(number)];
         if let Some(e164) = canonical.strip_prefix('+') {
             spellings.push(e164.to_owned());
@@ -237,6 +257,32 @@ fn token(key: &Hmac<Sha256>, canonical: &str) -> String {
 
 fn digits(text: &str) -> String {
     text.chars().filter_map(search::digit).map(|d| char::from(b'0' + d)).collect()
+}
+
+/// Numbers of a call's parties, as written, and the E.164 form where the document knows it.
+#[derive(Default)]
+struct Parties {
+    own: Vec<String>,
+    outside: Vec<(String, Option<String>)>,
+    /// Outside parties' too, where they are not the company's.
+    perhaps: Vec<(String, Option<String>)>,
+}
+
+impl Parties {
+    fn inside(&mut self, party: &Party) {
+        self.own.extend([&party.number, &party.e164, &party.presented].into_iter().flatten().cloned());
+    }
+
+    fn outside(&mut self, party: &Party, surely: bool) {
+        let to = if surely { &mut self.outside } else { &mut self.perhaps };
+        to.extend(party.number.iter().chain(&party.e164).map(|n| (n.clone(), party.e164.clone())));
+        self.perhaps.extend(party.presented.iter().map(|n| (n.clone(), None)));
+    }
+}
+
+/// One number with and without what stands before it: a country code, a prefix.
+fn is_same(a: &str, b: &str) -> bool {
+    a == b || a.len().min(b.len()) >= SHORTEST && (a.ends_with(b) || b.ends_with(a))
 }
 
 fn forwarded_to(step: &crate::call::Step) -> Option<&str> {

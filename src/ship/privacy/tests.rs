@@ -5,7 +5,10 @@ use crate::correlate::numbering::Plan;
 const KEY: &str = "a key of some length, kept";
 
 fn config(way: PrivacyWay) -> NumberPrivacy {
-    let country = Plan::built_in("420").map(|p| p.0);
+    config_of(way, Plan::built_in("420").map(|p| p.0))
+}
+
+fn config_of(way: PrivacyWay, country: Option<Plan>) -> NumberPrivacy {
     let numbering = Numbering { country, international: vec!["00".to_owned()], ..Numbering::default() };
     NumberPrivacy { way, numbering, extension_max: 7 }
 }
@@ -196,4 +199,62 @@ fn file_names_lose_the_number_and_keep_the_id() {
         hidden,
         "/var/spool/asterisk/monitor/2026/11/20/in-224000101-xxxxxx456-20261120-222644-1795213604.12.wav"
     );
+}
+
+/// Every way to hide, with a country code and without.
+fn all_ways() -> Vec<Privacy> {
+    let country = || Plan::built_in("420").map(|p| p.0);
+    let ways = || [PrivacyWay::Masked, PrivacyWay::Hashed(KEY.to_owned().into())];
+    let configs = ways().map(|way| config_of(way, country())).into_iter().chain(ways().map(|way| config_of(way, None)));
+    configs.map(|config| Privacy::new(&config).expect("hidden")).collect()
+}
+
+#[test]
+fn an_outside_party_is_hidden_on_whatever_side_it_stands() {
+    for number in ["777270001", "270001", "2700012"] {
+        // a dialler calls the customer first, and the extension then
+        let text = document(|c| {
+            c.direction = Direction::Outbound;
+            c.did = None;
+            c.from.number = Some(number.to_owned());
+            c.from.e164 = None;
+            c.from.presented = Some(number.to_owned());
+            c.from.channel = Some(format!("Local/9{number}@out-0000001;1"));
+            c.to = Party { number: Some("1001".to_owned()), kind: Some(PartyKind::Extension), ..Party::default() };
+        });
+        for privacy in all_ways() {
+            let hidden = privacy.document(&text).unwrap();
+            assert!(!hidden.contains(number), "{number} {privacy:?}: {hidden}");
+            assert!(hidden.contains(r#""number":"1001""#), "{hidden}");
+            let path = format!("/monitor/out-{number}-1001-20261120-222644-1795213604.12.wav");
+            let name = privacy.path(Some(&text), &path);
+            assert!(!name.contains(number) && name.ends_with("-1001-20261120-222644-1795213604.12.wav"), "{name}");
+        }
+    }
+}
+
+#[test]
+fn an_outside_number_that_an_extension_shows_as_its_own_is_hidden() {
+    for (number, dialled) in [("777270001", "777270001"), ("777270001", "9777270001"), ("270001", "9270001")] {
+        let text = document(|c| {
+            c.direction = Direction::Outbound;
+            c.did = None;
+            c.from.number = Some("1001".to_owned());
+            c.from.e164 = None;
+            c.from.kind = Some(PartyKind::Extension);
+            c.from.presented = Some(number.to_owned());
+            c.to.number = Some(dialled.to_owned());
+            c.to.e164 = None;
+            c.userfield = Some(format!("called {number} for 224000101"));
+        });
+        for privacy in all_ways() {
+            let hidden = privacy.document(&text).unwrap();
+            assert!(!hidden.contains(number), "{number} {privacy:?}: {hidden}");
+            assert!(hidden.contains(r#""number":"1001""#), "{hidden}");
+            if privacy.key.is_some() {
+                let from: Call = serde_json::from_str(&hidden).unwrap();
+                assert_eq!(from.content.from.presented, from.content.to.number, "one word for one number");
+            }
+        }
+    }
 }

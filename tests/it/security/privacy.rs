@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use callferry::call::{Row, Timestamp};
+use callferry::call::{CelEvent, CelRow, Row, RowTime, Timestamp};
 use callferry::config::{FileSinkConfig, NumberPrivacy, PrivacyWay, SinkConfig, SipstackConfig, TlsConfig};
 use callferry::correlate::batch::correlate_all;
 use callferry::correlate::numbering::{Numbering, Plan};
@@ -27,7 +27,11 @@ fn rules() -> Rules {
 
 /// The three formats behind one way of hiding.
 fn all_sinks(way: &PrivacyWay) -> Vec<Arc<dyn Sink>> {
-    let privacy = NumberPrivacy { way: way.clone(), numbering: numbering(), extension_max: 7 };
+    sinks_with(way, numbering())
+}
+
+fn sinks_with(way: &PrivacyWay, numbering: Numbering) -> Vec<Arc<dyn Sink>> {
+    let privacy = NumberPrivacy { way: way.clone(), numbering, extension_max: 7 };
     let webhook =
         callferry::config::WebhookConfig { privacy: privacy.clone(), ..webhook_config("http://localhost:1/") };
     let sipstack = SipstackConfig {
@@ -54,9 +58,12 @@ struct Told {
 }
 
 fn told(capture: &Capture) -> Vec<Told> {
-    let rows = rows(capture, "cel.csv", "cdr.csv");
+    told_of(rows(capture, "cel.csv", "cdr.csv"), &rules())
+}
+
+fn told_of(rows: Vec<Row>, rules: &Rules) -> Vec<Told> {
     let zone = Zone::Named(chrono_tz::Europe::Prague);
-    let calls = correlate_all(rows.clone(), &rules(), &zone).calls.into_iter();
+    let calls = correlate_all(rows.clone(), rules, &zone).calls.into_iter();
     calls
         .map(|content| {
             let mut own = CallRows::default();
@@ -187,4 +194,97 @@ fn what_is_needed_to_count_calls_stays() {
     }
     let distinct: BTreeSet<&BTreeSet<String>> = tokens.values().collect();
     assert_eq!(distinct.len(), tokens.len(), "different numbers have different words");
+}
+
+/// Event, tenths of a second, uniqueid, channel, caller id, extension, application, its data, bridge.
+type Happened<'a> = (CelEvent, i64, &'a str, &'a str, &'a str, &'a str, &'a str, &'a str, &'a str);
+
+/// A dialler calls the customer first, through a Local channel, and 1001 when the customer has answered: the direction is
+/// outbound, and the customer is the caller.
+fn customer_first(customer: &str) -> Vec<Row> {
+    let (first, second) =
+        (format!("Local/9{customer}@from-internal-00000017;1"), format!("Local/9{customer}@from-internal-00000017;2"));
+    let dialled = format!("9{customer}");
+    let out = format!("PJSIP/{customer}@trunk-acme,30,tT");
+    let (trunk, phone) = ("PJSIP/trunk-acme-00000113", "PJSIP/1001-00000112");
+    let (l1, l2, t, p) = ("1795215561.567", "1795215561.568", "1795215561.569", "1795215562.570");
+    let (far, near) = ("e9", "5c");
+    use CelEvent::{Answer, AppStart, BridgeEnter, BridgeExit, ChanEnd, ChanStart, Hangup, LinkedidEnd};
+    let rows: Vec<Happened<'_>> = vec![
+        (ChanStart, 0, l1, &first, "", &dialled, "", "", ""),
+        (ChanStart, 0, l2, &second, "", &dialled, "", "", ""),
+        (AppStart, 1, l2, &second, "420224000100", &dialled, "Dial", &out, ""),
+        (ChanStart, 2, t, trunk, "", "s", "", "", ""),
+        (Answer, 10, t, trunk, customer, &dialled, "AppDial", "(Outgoing Line)", ""),
+        (Answer, 10, l2, &second, "420224000100", &dialled, "Dial", &out, ""),
+        (BridgeEnter, 11, t, trunk, customer, "", "AppDial", "(Outgoing Line)", far),
+        (Answer, 11, l1, &first, customer, &dialled, "AppDial2", "(Outgoing Line)", ""),
+        (AppStart, 12, l1, &first, customer, "1001", "Dial", "PJSIP/1001,20", ""),
+        (BridgeEnter, 12, l2, &second, "420224000100", &dialled, "Dial", &out, far),
+        (ChanStart, 13, p, phone, "1001", "s", "", "", ""),
+        (Answer, 24, p, phone, "1001", "1001", "AppDial", "(Outgoing Line)", ""),
+        (BridgeEnter, 25, p, phone, "1001", "", "AppDial", "(Outgoing Line)", near),
+        (BridgeEnter, 25, l1, &first, customer, "1001", "Dial", "PJSIP/1001,20", near),
+        (BridgeExit, 50, p, phone, "1001", "", "", "", near),
+        (Hangup, 51, p, phone, "1001", "", "", "", ""),
+        (ChanEnd, 51, p, phone, "1001", "", "", "", ""),
+        (BridgeExit, 52, l1, &first, customer, "1001", "", "", near),
+        (Hangup, 52, l1, &first, customer, "1001", "", "", ""),
+        (ChanEnd, 52, l1, &first, customer, "1001", "", "", ""),
+        (BridgeExit, 53, l2, &second, "420224000100", &dialled, "", "", far),
+        (Hangup, 53, l2, &second, "420224000100", &dialled, "", "", ""),
+        (ChanEnd, 53, l2, &second, "420224000100", &dialled, "", "", ""),
+        (BridgeExit, 54, t, trunk, customer, "", "", "", far),
+        (Hangup, 54, t, trunk, customer, "", "", "", ""),
+        (ChanEnd, 54, t, trunk, customer, "", "", "", ""),
+        (LinkedidEnd, 54, t, trunk, customer, "", "", "", ""),
+    ];
+    let row = |(n, one): (i64, Happened<'_>)| {
+        let (event, tenths, uniqueid, channel, cid, exten, app, data, bridge) = one;
+        let extra = match bridge {
+            "" => String::new(),
+            b => format!(r#"{{"bridge_id":"{b}","bridge_technology":"simple_bridge"}}"#),
+        };
+        Row::Cel(Arc::new(CelRow {
+            id: Some(n),
+            event,
+            time: Some(RowTime::Utc(1_795_215_561_000_000 + tenths * 100_000)),
+            uniqueid: uniqueid.into(),
+            linkedid: l1.into(),
+            channel: channel.into(),
+            cid_num: cid.into(),
+            exten: exten.into(),
+            context: if uniqueid == t { "from-trunk" } else { "from-internal" }.into(),
+            appname: app.into(),
+            appdata: data.into(),
+            extra: extra.into(),
+            ..CelRow::default()
+        }))
+    };
+    (1..).zip(rows).map(row).collect()
+}
+
+#[test]
+fn the_customer_of_a_dialler_is_hidden_in_every_format() {
+    let way = PrivacyWay::Hashed("a key that is long enough".to_owned().into());
+    for customer in ["777270001", "270001", "2700012"] {
+        for numbering in [numbering(), Numbering::default()] {
+            let rules = Rules { numbering: numbering.clone(), ..rules() };
+            let told = told_of(customer_first(customer), &rules);
+            assert_eq!(told.len(), 1, "one call");
+            let plain: Value = serde_json::from_str(&told[0].document).expect("JSON");
+            assert_eq!(
+                (&plain["direction"], &plain["from"]["kind"], &plain["from"]["number"]),
+                (&"outbound".into(), &"external".into(), &customer.into()),
+                "{plain}"
+            );
+            for way in [PrivacyWay::Masked, way.clone()] {
+                for sink in sinks_with(&way, numbering.clone()) {
+                    let hidden = rendered(sink.as_ref(), &told[0]);
+                    assert!(!hidden.contains(customer), "{customer} at {} {way:?}: {hidden}", sink.name());
+                    assert!(hidden.contains("1001"), "the extension stays: {hidden}");
+                }
+            }
+        }
+    }
 }
