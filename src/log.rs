@@ -26,26 +26,34 @@ pub fn start(config: &LogConfig) {
     };
 }
 
-/// A phone number as the log may show it: with `LOG_NUMBERS=masked` only its last three characters.
-pub fn number(number: &str) -> impl fmt::Display {
-    Number { number, masked: MASK_NUMBERS.load(Ordering::Relaxed) }
+/// Digits of the shortest number that is masked: fewer are extensions and short codes.
+const MASKED_MIN: usize = 6;
+
+/// A text that others chose (an id, a value of a table) as the log may show it: with `LOG_NUMBERS=masked` of each number
+/// in it only the last three digits. The moments in Asterisk's ids are none.
+pub fn text(text: &str) -> impl fmt::Display {
+    Text { text, masked: MASK_NUMBERS.load(Ordering::Relaxed) }
 }
 
-struct Number<'a> {
-    number: &'a str,
+struct Text<'a> {
+    text: &'a str,
     masked: bool,
 }
 
-impl fmt::Display for Number<'_> {
+impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.masked {
-            return f.write_str(self.number);
+        let mut rest = if self.masked { self.text } else { "" };
+        f.write_str(if self.masked { "" } else { self.text })?;
+        while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+            let end = rest[at..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |n| at + n);
+            let digits = &rest[at..end];
+            let counter = rest[end..].strip_prefix('.').is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
+            let is_moment = counter && matches!(digits.len(), 9 | 10);
+            let hidden = if is_moment || digits.len() < MASKED_MIN { 0 } else { digits.len() - 3 };
+            write!(f, "{}{}{}", &rest[..at], "*".repeat(hidden), &digits[hidden..])?;
+            rest = &rest[end..];
         }
-        let hidden = self.number.chars().count().saturating_sub(3);
-        for (i, c) in self.number.chars().enumerate() {
-            write!(f, "{}", if i < hidden { '*' } else { c })?;
-        }
-        Ok(())
+        f.write_str(rest)
     }
 }
 
@@ -104,18 +112,22 @@ fn one_line(event: &[u8], keep_escape: bool) -> String {
 mod tests {
     use super::*;
 
-    fn masked(number: &str) -> String {
-        Number { number, masked: true }.to_string()
-    }
-
     #[test]
-    fn a_masked_number_keeps_its_last_three_characters() {
-        for (plain, expected) in
-            [("+420224000101", "**********101"), ("1001", "*001"), ("101", "101"), ("", ""), ("ěšč1", "*šč1")]
-        {
-            assert_eq!(masked(plain), expected);
+    fn a_masked_number_keeps_its_last_three_digits() {
+        for (plain, expected) in [
+            ("+420224000101", "+*********101"),
+            ("1001", "1001"),
+            ("", ""),
+            ("é", "é"),
+            ("uniqueid \"420777123456\" does not read", "uniqueid \"*********456\" does not read"),
+            ("pbx:to-777123456-1795213604.12", "pbx:to-******456-1795213604.12"),
+            ("asterisk01-1795213604.12/3", "asterisk01-1795213604.12/3"),
+            ("1795213604.", "*******604."),
+            ("123456.wav", "***456.wav"),
+        ] {
+            assert_eq!(Text { text: plain, masked: true }.to_string(), expected);
+            assert_eq!(Text { text: plain, masked: false }.to_string(), plain);
         }
-        assert_eq!(Number { number: "+420224000101", masked: false }.to_string(), "+420224000101");
     }
 
     #[test]

@@ -462,7 +462,8 @@ async fn drain(store: &Store, sinks: &[&'static str], stop: &CancellationToken) 
             (least, since) = (waiting, tokio::time::Instant::now());
         }
         if since.elapsed() > ONCE_PATIENCE {
-            let error = store.read(calls::last_error).await?.unwrap_or_else(|| "no answer yet".to_owned());
+            let error = store.read(calls::last_error).await?;
+            let error = error.as_deref().map_or("no answer yet", ship::policy::without_excerpt).to_owned();
             return Err(AgentError::Undelivered { pending: waiting, error });
         }
         tokio::select! {

@@ -403,7 +403,7 @@ impl Dispatcher {
         self.refusals.tell(self.name, Instant::now(), false);
         tracing::debug!(
             sink = self.name,
-            key = %batch.key,
+            key = %crate::log::text(&batch.key),
             calls = batch.items.len(),
             ms = took.as_millis(),
             answer = %policy::describe_briefly(answer),

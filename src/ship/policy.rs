@@ -89,6 +89,14 @@ pub fn describe_briefly(answer: &Answer) -> String {
     }
 }
 
+/// A kept [`describe`] without what the other side wrote: for the log.
+pub fn without_excerpt(described: &str) -> &str {
+    match described.split_once(": ") {
+        Some((status, _)) if status.starts_with("HTTP ") => status,
+        _ => described,
+    }
+}
+
 /// One line: what could move a terminal's cursor or forge a log line becomes a blank.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if steers(c) { ' ' } else { c }).collect::<String>().trim().to_owned()
@@ -97,6 +105,16 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_gets_no_word_of_the_answer() {
+        let refused = Answer::Http { status: 503, retry_after: None, excerpt: "+420777123456: busy: x".to_owned() };
+        assert_eq!(describe(&refused), "HTTP 503: +420777123456: busy: x");
+        assert_eq!(without_excerpt(&describe(&refused)), "HTTP 503");
+        for whole in ["HTTP 503", "connection refused: no route", ""] {
+            assert_eq!(without_excerpt(whole), whole);
+        }
+    }
 
     fn http(status: u16) -> Answer {
         Answer::Http { status, retry_after: Some(Duration::from_secs(7_200)), excerpt: String::new() }

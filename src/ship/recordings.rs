@@ -321,7 +321,8 @@ impl Uploader {
             } else {
                 if matches!(outcome, Outcome::Dead { .. }) {
                     let why = policy::describe_briefly(&answer);
-                    tracing::warn!(call = upload.call_id, "a recording is given up: {why}. See docs/recordings.md");
+                    let call = crate::log::text(&upload.call_id);
+                    tracing::warn!(%call, "a recording is given up: {why}. See docs/recordings.md");
                 }
                 note(work, &upload, outcome);
             }

@@ -88,10 +88,10 @@ pub(super) fn tell_quarantined<'a>(rows: impl IntoIterator<Item = &'a Quarantine
                 table,
                 "a row cannot be used and is set aside: {}. More of them within a minute are only counted \
                  (callferry_rows_quarantined_total) and told at LOG_LEVEL=debug",
-                row.reason
+                crate::log::text(&row.reason)
             );
         } else {
-            tracing::debug!(table, "a row cannot be used and is set aside: {}", row.reason);
+            tracing::debug!(table, "a row cannot be used and is set aside: {}", crate::log::text(&row.reason));
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<Option<T>> 
 pub(super) fn tell_unbuilt(call: &str) {
     metrics::CALLS_UNBUILT.inc();
     tracing::error!(
-        call,
+        call = %crate::log::text(call),
         "this call cannot be built or recorded, by a fault of callferry's. It is set aside with its rows, the others go \
          on; it is tried again when more of its rows come and at each start. Please report it with what `callferry \
          explain` says of it"

@@ -168,7 +168,7 @@ impl Settler {
                 if i64::try_from(rows.len()).unwrap_or(i64::MAX) < known {
                     let id = entries.first().map_or("", |e| e.id.as_str());
                     tracing::warn!(
-                        call = id,
+                        call = %crate::log::text(id),
                         rows = rows.len(),
                         known,
                         "a late row came for a call whose rows are gone here and at the PBX; the call stays as it was shipped"
@@ -485,7 +485,7 @@ impl Settler {
             if !ids.insert(settled.id.clone()) {
                 if plan.parts.iter().any(|(g, _)| *g == call.group) {
                     tracing::warn!(
-                        id = settled.id,
+                        id = %crate::log::text(&settled.id),
                         "two calls of one nailed-up channel have the same id; one is left out"
                     );
                 } else {
