@@ -103,7 +103,13 @@ impl Maintenance {
         if rounds.count.is_multiple_of(SLOW_ROUNDS) {
             let age = i64::try_from(self.outage_max_age.as_micros()).unwrap_or(i64::MAX);
             self.give_up_unwanted(now.plus_micros(-age), now).await?;
-            while self.store.write(move |conn| retention::housekeep(conn, now, 1_000)).await? {
+            let retention = i64::try_from(self.config.retention.as_micros()).unwrap_or(i64::MAX);
+            let kept_since = Timestamp::from_micros(now.micros().saturating_sub(retention));
+            let housekeep = move |conn: &rusqlite::Connection| {
+                let more = retention::housekeep(conn, now, 1_000)?;
+                Ok(retention::let_go_quarantined(conn, kept_since, 1_000)? || more)
+            };
+            while self.store.write(housekeep).await? {
                 if self.pause().await {
                     return Ok(());
                 }

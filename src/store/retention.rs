@@ -181,8 +181,25 @@ pub fn housekeep(conn: &Connection, now: Timestamp, limit: usize) -> Result<bool
              SELECT recording FROM recording WHERE call IS NULL ORDER BY recording DESC LIMIT ?2 OFFSET ?1)",
         &[RECORDINGS_WAITING_MAX, limit],
     )?;
+    // what the API said of a recording that was given up, as of a call
+    delete(
+        "UPDATE upload SET last_error = NULL WHERE recording IN (
+             SELECT recording FROM upload WHERE state = 2 AND finished_at < ?1 AND last_error IS NOT NULL LIMIT ?2)",
+        &[dead_before, limit],
+    )?;
     delete("DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?1", &[QUARANTINE_MAX])?;
     Ok(more || merged.len() >= usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Lets go of rows that could not be read and came before this moment, up to `limit`: they may name people as others do.
+/// True: more is waiting.
+pub fn let_go_quarantined(conn: &Connection, before: Timestamp, limit: usize) -> Result<bool> {
+    let gone = conn
+        .prepare_cached(
+            "DELETE FROM quarantine WHERE seq IN (SELECT seq FROM quarantine WHERE arrived_at < ?1 ORDER BY seq LIMIT ?2)",
+        )?
+        .execute(params![before.micros(), i64::try_from(limit).unwrap_or(i64::MAX)])?;
+    Ok(gone >= limit)
 }
 
 /// Pages of the file that hold something, and pages that are free, in bytes.

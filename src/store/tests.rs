@@ -316,6 +316,13 @@ fn unreadable_rows_are_kept_with_their_reason() {
         .read_blocking(|c| Ok(c.query_row("SELECT reason, body FROM quarantine", [], |r| Ok((r.get(0)?, r.get(1)?)))?))
         .expect("row");
     assert_eq!((reason.as_str(), body.len()), ("no uniqueid", 4_096));
+    // and for a time only: they are of people, too
+    let let_go = |before: Timestamp| {
+        store.write_blocking(move |c| retention::let_go_quarantined(c, before, 100)).expect("let go");
+        store.read_blocking(|c| Ok(c.query_row("SELECT count(*) FROM quarantine", [], |r| r.get(0))?)).expect("count")
+    };
+    let kept: [i64; 2] = [NOW, NOW.plus_micros(1)].map(let_go);
+    assert_eq!(kept, [1, 0]);
 }
 
 #[test]
