@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::correlate::spelling::Spellings;
 use crate::ship::Clock;
 use crate::store::forget::{self, Removed};
-use crate::store::{Result, Store, StoreError, forgotten, meta};
+use crate::store::{Result, Store, StoreError, forgotten, meta, requests};
 
 /// Calls looked through in one transaction: others want the writer too.
 const STEP: usize = 100;
@@ -60,11 +60,24 @@ pub async fn forget(store: &Store, number: &str, clock: &Clock) -> Result<Forgot
             forget::rest(conn, &spellings, &mut removed)?;
             // what settling has in memory is made anew
             forgotten::next_generation(conn)?;
+            let so_far = serde_json::to_string(&removed).map_err(|e| StoreError::Content(e.to_string()))?;
+            requests::note_blank(conn, &so_far, now)?;
             Ok(removed)
         })
         .await?;
+    Ok(finish(store, removed).await)
+}
+
+/// The end of it: the file is written anew. `removed` is what was removed before.
+async fn finish(store: &Store, removed: Removed) -> Forgotten {
     let not_rewritten = rewrite(store).await.err();
-    Ok(Forgotten { removed, size: store.size(), not_rewritten })
+    Forgotten { removed, size: store.size(), not_rewritten }
+}
+
+/// Goes on with a wish that was blanked, since everything that names the number was removed. `so_far` is what it noted.
+pub async fn go_on(store: &Store, so_far: Option<&str>) -> Forgotten {
+    let removed = so_far.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    finish(store, removed).await
 }
 
 async fn rewrite(store: &Store) -> std::result::Result<(), String> {

@@ -56,6 +56,8 @@ const CACHED_ROWS_MAX: usize = 20_000;
 const FINISH: Duration = Duration::from_secs(10);
 /// The part of it that settling may take: what it leaves is settled after the next start.
 const FINISH_SETTLING: Duration = Duration::from_secs(5);
+/// What a command asked for may take to end.
+const FINISH_REQUESTS: Duration = Duration::from_secs(2);
 /// What looking for recordings and sending them may take to end.
 const FINISH_RECORDINGS: Duration = Duration::from_secs(2);
 /// `--once` gives up when nothing was delivered for this long.
@@ -323,7 +325,7 @@ async fn run_on(
         clock: clock.clone(),
         stop: read_stop.clone(),
     };
-    let serving = tokio::spawn(requests::Desk::new(job, end.clone()).serve());
+    let mut serving = tokio::spawn(requests::Desk::new(job, end.clone()).serve());
     let positions = store.read(meta::positions).await?.into_iter().collect();
     let mut source = source::open(&config.source, positions, Arc::new(store.clone()));
     let mut intake = intake::JournalIntake {
@@ -379,7 +381,11 @@ async fn run_on(
     }
     end.cancel();
     let _ = maintaining.await;
-    let _ = serving.await;
+    // what a command asked for may be much: it goes on with the next start
+    if tokio::time::timeout(FINISH_REQUESTS, &mut serving).await.is_err() {
+        serving.abort();
+        tracing::info!("what a command asked for is not done yet: it goes on when the agent is started again");
+    }
     // a folder on a file system that hangs holds nobody up
     for task in [uploading, finding].into_iter().flatten() {
         let _ = tokio::time::timeout(FINISH_RECORDINGS, task).await;

@@ -175,7 +175,6 @@ impl Desk {
     }
 
     async fn answer(&mut self, request: Request) -> Result<()> {
-        let number = request.request;
         let wish = request.argument::<Wish>();
         if let Ok(Wish::Backfill(order)) = wish {
             return self.start(request, order).await;
@@ -186,31 +185,42 @@ impl Desk {
             stop.cancel();
             let _ = running.await;
         }
-        let (state, answer) = match wish {
-            Ok(wish) => match carry_out(&self.job.store, wish, &self.job.clock).await {
-                Ok(answer) => {
-                    self.job.wake.ring();
-                    tracing::info!(
-                        request = number,
-                        kind = request.kind,
-                        answer,
-                        "carried out what a command asked for"
-                    );
-                    (State::Done, answer)
-                }
-                // the state cannot be written: it is tried again
-                Err(e) if e.is_full() || e.is_fatal() => return Err(e),
-                Err(e) => (State::Failed, e.to_string()),
-            },
+        attend(&self.job.store, &self.job.clock, &request).await?;
+        self.job.wake.ring();
+        Ok(())
+    }
+}
+
+/// Takes up a wish that is no job, carries it out and writes its answer. One that was begun before is carried out again:
+/// each of them may be.
+pub(crate) async fn attend(store: &Store, clock: &Clock, request: &Request) -> Result<()> {
+    let (number, now) = (request.request, clock.now());
+    // in a write of its own: whoever asked knows from now on that it is being done, however long that takes
+    if !store.write(move |conn| requests::take_up(conn, number, now)).await? {
+        return Ok(());
+    }
+    let done = if request.is_blank() {
+        let forgotten = forget::go_on(store, request.answer.as_deref()).await;
+        serde_json::to_string(&forgotten).map_err(|e| StoreError::Content(e.to_string()))
+    } else {
+        match request.argument::<Wish>() {
+            Ok(wish) => carry_out(store, wish, clock).await,
             Err(_) => {
                 let version = env!("CARGO_PKG_VERSION");
-                (
-                    State::Failed,
-                    format!("the running agent ({version}) does not know this command: update and restart it"),
-                )
+                let text = format!("the running agent ({version}) does not know this command: update and restart it");
+                return store.write(move |conn| requests::answer(conn, number, State::Failed, &text, now)).await;
             }
-        };
-        let now = self.job.clock.now();
-        self.job.store.write(move |conn| requests::answer(conn, number, state, &answer, now)).await
-    }
+        }
+    };
+    let (state, answer) = match done {
+        Ok(answer) => {
+            tracing::info!(request = number, kind = request.kind, answer, "carried out what a command asked for");
+            (State::Done, answer)
+        }
+        // the state cannot be written: it is tried again
+        Err(e) if e.is_full() || e.is_fatal() => return Err(e),
+        Err(e) => (State::Failed, e.to_string()),
+    };
+    let now = clock.now();
+    store.write(move |conn| requests::answer(conn, number, state, &answer, now)).await
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::fold::HeldRow;
-use super::{Result, StoreError, forgotten, journal, ledger};
+use super::{Result, StoreError, forgotten, journal, ledger, requests};
 use crate::call::{Row, Timestamp};
 use crate::correlate::group::{GroupId, Grouper, partition};
 use crate::correlate::spelling::Spellings;
@@ -219,8 +219,17 @@ pub fn rest(conn: &Connection, number: &Spellings, removed: &mut Removed) -> Res
     ] {
         removed.errors += blacken(conn, number, table, key, column)?;
     }
-    // the wish itself names the number
-    conn.execute("UPDATE request SET argument = '\"forget\"' WHERE kind = 'forget'", [])?;
+    // the wish itself names the number; others of its kind may wait for their turn
+    let wishes: Vec<(i64, String)> = conn
+        .prepare("SELECT request, argument FROM request WHERE kind = 'forget'")?
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (request, argument) in wishes {
+        let digits: String = argument.chars().filter(char::is_ascii_digit).collect();
+        if number.is_in(&digits) {
+            requests::blank(conn, request)?;
+        }
+    }
     Ok(())
 }
 

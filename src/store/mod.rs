@@ -104,6 +104,11 @@ impl StoreError {
             || matches!(self.code(), Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
     }
 
+    /// Another process writes to the file, and did so for as long as was waited.
+    pub fn is_busy(&self) -> bool {
+        matches!(self.code(), Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked))
+    }
+
     fn code(&self) -> Option<rusqlite::ErrorCode> {
         match self {
             Self::Sqlite(e) => e.sqlite_error_code(),

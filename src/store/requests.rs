@@ -60,6 +60,11 @@ impl Request {
         matches!(self.state, State::New | State::Running)
     }
 
+    /// What it says was removed: it was carried out but for its end.
+    pub fn is_blank(&self) -> bool {
+        self.argument == BLANK
+    }
+
     pub fn argument<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(&self.argument)
             .map_err(|e| StoreError::Content(format!("request {} ({}): {e}", self.request, self.kind)))
@@ -94,6 +99,30 @@ pub fn open(conn: &Connection) -> Result<Vec<Request>> {
 pub fn answer(conn: &Connection, request: i64, state: State, answer: &str, now: Timestamp) -> Result<()> {
     conn.prepare_cached("UPDATE request SET state = ?2, answer = ?3, updated_at = ?4 WHERE request = ?1")?
         .execute(params![request, state.as_str(), answer, now.micros()])?;
+    Ok(())
+}
+
+/// Takes a wish up, or goes on with one that was begun: from then on it cannot be withdrawn. False: it was.
+pub fn take_up(conn: &Connection, request: i64, now: Timestamp) -> Result<bool> {
+    let taken = conn
+        .prepare_cached("UPDATE request SET state = ?2, updated_at = ?3 WHERE request = ?1 AND state IN (?2, ?4)")?
+        .execute(params![request, State::Running.as_str(), now.micros(), State::New.as_str()])?;
+    Ok(taken > 0)
+}
+
+/// What a wish says once it must not say it any more.
+const BLANK: &str = "null";
+
+/// Removes what a wish says.
+pub fn blank(conn: &Connection, request: i64) -> Result<()> {
+    conn.prepare_cached("UPDATE request SET argument = ?2 WHERE request = ?1")?.execute(params![request, BLANK])?;
+    Ok(())
+}
+
+/// Writes down how far the wish is that is being carried out and was blanked: by that alone it can be gone on with.
+pub fn note_blank(conn: &Connection, answer: &str, now: Timestamp) -> Result<()> {
+    conn.prepare_cached("UPDATE request SET answer = ?3, updated_at = ?4 WHERE state = ?1 AND argument = ?2")?
+        .execute(params![State::Running.as_str(), BLANK, answer, now.micros()])?;
     Ok(())
 }
 
@@ -135,9 +164,10 @@ mod tests {
                 let first = put(conn, "retry", &vec!["a"], at(1))?;
                 let second = put(conn, "drop", &"it's \n all", at(2))?;
                 assert_eq!(open(conn)?.iter().map(|r| r.request).collect::<Vec<_>>(), [first, second]);
-                answer(conn, first, State::Running, "{}", at(3))?;
+                assert!(take_up(conn, first, at(3))? && take_up(conn, first, at(3))?, "it is gone on with");
                 assert!(!withdraw(conn, first)?, "it was taken up");
                 assert!(withdraw(conn, second)?);
+                assert!(!take_up(conn, second, at(3))?, "it was withdrawn");
                 assert!(get(conn, second)?.is_none());
                 answer(conn, first, State::Done, "[1]", at(4))?;
                 let done = get(conn, first)?.expect("kept");
@@ -145,6 +175,7 @@ mod tests {
                 assert_eq!(done.argument::<Vec<String>>()?, ["a"]);
                 assert!(done.argument::<u32>().is_err(), "told, not taken for something else");
                 assert!(open(conn)?.is_empty());
+                assert!(!take_up(conn, first, at(4))?, "it is done");
                 assert_eq!((clean(conn, at(86_403))?, clean(conn, at(86_405))?), (0, 1));
                 Ok(())
             })

@@ -7,8 +7,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, InterruptHandle};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Result, StoreError};
@@ -18,6 +19,9 @@ const WAITING_MAX: usize = 256;
 
 /// How many waiting jobs one transaction takes up. More would not save fsyncs but would delay the first caller.
 const GROUP_COMMIT_MAX: usize = 64;
+
+/// Between two attempts to interrupt a job that runs alone.
+const INTERRUPT_AGAIN: Duration = Duration::from_millis(10);
 
 /// Tells a job's caller how it ended, given what became of the commit.
 type Answer = Box<dyn FnOnce(Option<&StoreError>) + Send>;
@@ -93,11 +97,24 @@ impl<J: Send + 'static> Worker<J> {
     }
 }
 
-pub(super) struct Writer(Worker<Job>);
+pub(super) struct Writer {
+    worker: Worker<Job>,
+    interrupt: InterruptHandle,
+    alone: Arc<Mutex<Alone>>,
+}
+
+/// What runs outside of a transaction is long, and can be done at another time: the end does not wait for it.
+#[derive(Debug, Default)]
+struct Alone {
+    runs: bool,
+    over: bool,
+}
 
 impl Writer {
     pub(super) fn start(conn: Connection) -> Self {
-        Self(Worker::start("state-write", move |queue| write_loop(&conn, &queue)))
+        let interrupt = conn.get_interrupt_handle();
+        let worker = Worker::start("state-write", move |queue| write_loop(&conn, &queue));
+        Self { worker, interrupt, alone: Arc::default() }
     }
 
     pub(super) async fn run<T, F>(&self, f: F) -> Result<T>
@@ -105,7 +122,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.0.ask(|reply| Job::Write(write_job(f, reply))).await
+        self.worker.ask(|reply| Job::Write(write_job(f, reply))).await
     }
 
     pub(super) fn run_blocking<T, F>(&self, f: F) -> Result<T>
@@ -113,7 +130,7 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.0.ask_blocking(|reply| Job::Write(write_job(f, reply)))
+        self.worker.ask_blocking(|reply| Job::Write(write_job(f, reply)))
     }
 
     /// Runs `f` outside of any transaction: for what SQLite does in none.
@@ -122,11 +139,36 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        self.0.ask(|reply| Job::Alone(Box::new(move |conn| reply(f(conn))))).await
+        let alone = Arc::clone(&self.alone);
+        let job = move |conn: &Connection| {
+            {
+                let mut alone = alone.lock().unwrap_or_else(PoisonError::into_inner);
+                if alone.over {
+                    return Err(StoreError::Closed);
+                }
+                alone.runs = true;
+            }
+            let done = f(conn);
+            alone.lock().unwrap_or_else(PoisonError::into_inner).runs = false;
+            done
+        };
+        self.worker.ask(|reply| Job::Alone(Box::new(move |conn| reply(job(conn))))).await
     }
 
     pub(super) fn stop(&self) {
-        self.0.stop();
+        let interrupted = || {
+            let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+            alone.over = true;
+            if alone.runs {
+                self.interrupt.interrupt();
+            }
+            alone.runs
+        };
+        // it may stand between two statements
+        while interrupted() {
+            thread::sleep(INTERRUPT_AGAIN);
+        }
+        self.worker.stop();
     }
 }
 
@@ -274,4 +316,28 @@ fn in_snapshot<T>(conn: &Connection, f: impl FnOnce(&Connection) -> Result<T>) -
         let _ = run(conn, "ROLLBACK");
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_does_not_wait_for_what_runs_alone() {
+        let writer = Arc::new(Writer::start(Connection::open_in_memory().unwrap()));
+        let (begun, has_begun) = mpsc::channel();
+        let asked = Arc::clone(&writer);
+        let waiting = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(asked.run_alone(move |conn| {
+                begun.send(()).unwrap();
+                // it never ends by itself
+                let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
+                Ok(conn.query_row(endless, [], |r| r.get::<_, i64>(0))?)
+            }))
+        });
+        has_begun.recv().unwrap();
+        writer.stop();
+        assert!(matches!(waiting.join().unwrap(), Err(StoreError::Sqlite(_))));
+    }
 }
