@@ -87,7 +87,22 @@ pub(super) async fn all_done(store: &Store, stop: &CancellationToken) {
 }
 
 async fn letters(store: &Store, action: Action, which: Which, clock: &Clock) -> Result<dead::Done> {
-    let mut done = dead::Done::default();
+    let began = clock.now();
+    let mut done = walk(store, action, &which, dead::Done::default(), clock).await?;
+    // a merged call mostly stands before the one that took it in, and could not be sent before that
+    while matches!(action, Action::Retry) && done.left() > 0 {
+        let before = done.deliveries();
+        let again = dead::Done { blocked: 0, abandoned: 0, ..done };
+        done = walk(store, Action::RetryLeft(began), &which, again, clock).await?;
+        if done.deliveries() == before {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+/// Goes through the dead letters once, step by step.
+async fn walk(store: &Store, action: Action, which: &Which, mut done: dead::Done, clock: &Clock) -> Result<dead::Done> {
     let mut cursor = Cursor::default();
     loop {
         let (which, before, now) = (which.clone(), done.clone(), clock.now());
@@ -223,4 +238,94 @@ pub(crate) async fn attend(store: &Store, clock: &Clock, request: &Request) -> R
     };
     let now = clock.now();
     store.write(move |conn| requests::answer(conn, number, state, &answer, now)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::Timestamp;
+    use crate::store::outbox::{self, NewRevision, Outcome};
+
+    const SINK: &str = "webhook";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_secs(second)
+    }
+
+    /// Calls 1 and 2, of which the younger number took the older in, as it mostly is: it was shipped last. Both dead.
+    fn merged(dir: &std::path::Path) -> Store {
+        let store = Store::open(dir).unwrap();
+        store
+            .write_blocking(|conn| {
+                for call in [1, 2] {
+                    conn.execute(
+                        "INSERT INTO ledger (call, id, revision, state, content_hash, updated_at)
+                         VALUES (?1, ?2, 2, 'shipped', x'', 0)",
+                        (call, format!("pbx:{call}.1")),
+                    )?;
+                }
+                for (call, after) in [(2, None), (1, Some((2, 2)))] {
+                    let id = format!("pbx:{call}.1");
+                    let new = NewRevision { call, id: &id, revision: 2, body: "{}", rows: None, after };
+                    outbox::enqueue(conn, &new, &[SINK], at(10))?;
+                }
+                let survivor = conn.query_row("SELECT delivery FROM delivery WHERE call = 2", [], |r| r.get(0))?;
+                outbox::record(conn, &[(survivor, Outcome::Dead { error: "422".to_owned(), refused: true })], at(20))
+            })
+            .unwrap();
+        assert_eq!(states(&store), [2, 2], "the merged one died with the one that took it in");
+        store
+    }
+
+    fn states(store: &Store) -> Vec<i64> {
+        store
+            .read_blocking(|conn| {
+                let mut statement = conn.prepare("SELECT state FROM delivery ORDER BY call")?;
+                let states = statement.query_map([], |r| r.get(0))?;
+                Ok(states.collect::<rusqlite::Result<_>>()?)
+            })
+            .unwrap()
+    }
+
+    async fn done(store: &Store, wish: Wish) -> dead::Done {
+        let answer = carry_out(store, wish, &Clock::from_fn(|| at(30))).await.unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    fn one(id: &str) -> Which {
+        Which { ids: vec![id.to_owned()], sink: None }
+    }
+
+    #[tokio::test]
+    async fn a_merged_call_goes_with_the_one_behind_it_that_took_it_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = merged(dir.path());
+        let all = done(&store, Wish::Retry(Which::default())).await;
+        assert_eq!((all.deliveries(), all.calls, all.left()), (2, 2, 0), "{all:?}");
+        assert_eq!(states(&store), [0, 0]);
+    }
+
+    #[tokio::test]
+    async fn a_merged_call_that_died_by_itself_goes_with_it_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = merged(dir.path());
+        store
+            .write_blocking(|conn| Ok(conn.execute("UPDATE delivery SET last_error = '410' WHERE call = 1", [])?))
+            .unwrap();
+        let all = done(&store, Wish::Retry(Which::default())).await;
+        assert_eq!((all.deliveries(), all.calls, all.left()), (2, 2, 0), "{all:?}");
+        assert_eq!(states(&store), [0, 0]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_sent_is_told_with_its_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = merged(dir.path());
+        let alone = done(&store, Wish::Retry(one("pbx:1.1"))).await;
+        assert_eq!((alone.deliveries(), alone.blocked, alone.abandoned), (0, 1, 0));
+        assert_eq!(done(&store, Wish::Drop(one("pbx:2.1"))).await.deliveries(), 1);
+        let all = done(&store, Wish::Retry(Which::default())).await;
+        assert_eq!((all.deliveries(), all.blocked, all.abandoned), (0, 0, 1));
+        assert_eq!(states(&store), [2, 4]);
+    }
 }

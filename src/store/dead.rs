@@ -30,11 +30,19 @@ pub struct Done {
     pub superseded: u64,
     /// Not sent again, since the call they depend on is dead itself.
     pub blocked: u64,
+    /// Not sent again, since the call they depend on was dropped.
+    #[serde(default)]
+    pub abandoned: u64,
 }
 
 impl Done {
     pub fn deliveries(&self) -> u64 {
         self.by_sink.values().sum()
+    }
+
+    /// Deliveries that were left as they are.
+    pub const fn left(&self) -> u64 {
+        self.blocked + self.abandoned
     }
 
     fn count(&mut self, letter: &Letter, deliveries: usize) {
@@ -119,6 +127,8 @@ fn page(conn: &Connection, which: &Which, after: Cursor, limit: usize) -> Result
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     Retry,
+    /// Those that a walk which began then has left: what they depend on may have been sent again behind them.
+    RetryLeft(Timestamp),
     Drop,
 }
 
@@ -138,7 +148,8 @@ pub fn step(
     let mut call = after.call;
     for letter in &letters {
         let did = match action {
-            Action::Retry => retry(conn, letter, now, done)?,
+            Action::RetryLeft(began) if !was_left(conn, letter, began)? => 0,
+            Action::Retry | Action::RetryLeft(_) => retry(conn, letter, now, done)?,
             Action::Drop => drop(conn, letter, now)?,
         };
         if did > 0 {
@@ -148,6 +159,13 @@ pub fn step(
         }
     }
     Ok(Some(next))
+}
+
+/// It depends on another, and has not been tried since.
+fn was_left(conn: &Connection, letter: &Letter, began: Timestamp) -> Result<bool> {
+    Ok(conn
+        .prepare_cached("SELECT 1 FROM delivery WHERE delivery = ?1 AND after IS NOT NULL AND finished_at <= ?2")?
+        .exists(params![letter.delivery, began.micros()])?)
 }
 
 /// How many are pending again: with it those that died because of it.
@@ -167,8 +185,12 @@ fn retry(conn: &Connection, letter: &Letter, now: Timestamp, done: &mut Done) ->
         .query_row([letter.delivery], |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?;
     if let Some((newest, state)) = predecessor {
-        if state == State::Dead as i64 || state == State::Dropped as i64 {
+        if state == State::Dead as i64 {
             done.blocked += 1;
+            return Ok(0);
+        }
+        if state == State::Dropped as i64 {
+            done.abandoned += 1;
             return Ok(0);
         }
         conn.prepare_cached("UPDATE delivery SET after = ?2 WHERE delivery = ?1")?

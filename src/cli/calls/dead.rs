@@ -69,15 +69,31 @@ fn try_retry(state: &StateSettings, chosen: &Chosen) -> Result<u8, AskError> {
             count(done.superseded, "delivery")
         ));
     }
-    if done.blocked > 0 {
-        eprintln!(
-            "callferry: {} left as it is: the merged call is told only after the one that took it in, which is dead \
-             itself. `callferry calls retry --all` sends both",
-            count(done.blocked, "delivery")
-        );
-        return Ok(RUNTIME);
+    for line in left(&done) {
+        eprintln!("callferry: {line}");
     }
-    Ok(OK)
+    Ok(if done.left() > 0 { RUNTIME } else { OK })
+}
+
+/// What to tell of those that were left as they are.
+fn left(done: &Done) -> Vec<String> {
+    let mut lines = Vec::new();
+    if done.blocked > 0 {
+        lines.push(format!(
+            "{} left as it is: a merged call is told only after the one that took it in, which is dead itself. \
+             `callferry calls retry --all` sends both",
+            count(done.blocked, "delivery")
+        ));
+    }
+    if done.abandoned > 0 {
+        lines.push(format!(
+            "{} left as it is: a merged call is told only after the one that took it in, which was dropped. \
+             `callferry backfill --resend` over its time ships that one again, and `callferry calls retry` the merged one \
+             then; `callferry calls drop` gives it up",
+            count(done.abandoned, "delivery")
+        ));
+    }
+    lines
 }
 
 fn try_drop(state: &StateSettings, chosen: &Chosen, yes: bool) -> Result<u8, AskError> {
@@ -166,4 +182,19 @@ pub fn unknown_sink(conn: &Connection, sink: &str) -> store::Result<Option<Strin
     let known: Vec<String> = known.iter().map(|name| printable(name)).collect();
     let there = if known.is_empty() { "none yet".to_owned() } else { listed(&known) };
     Ok(Some(format!("--sink {}: nothing was ever queued for it; this state knows {there}", printable(sink))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_with_what_helps() {
+        assert!(left(&Done::default()).is_empty());
+        let lines = left(&Done { blocked: 2, abandoned: 1, ..Done::default() });
+        assert!(lines[0].starts_with("2 deliveries left") && lines[0].contains("retry --all"), "{lines:?}");
+        // what was dropped is sent by no retry
+        assert!(lines[1].starts_with("1 delivery left") && lines[1].contains("backfill --resend"), "{lines:?}");
+        assert!(!lines[1].contains("--all"), "{lines:?}");
+    }
 }
