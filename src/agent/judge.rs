@@ -58,13 +58,18 @@ const NAILED_CALLS: usize = 8;
 const NAILED_SPLIT_MICROS: i64 = 5_000_000;
 
 impl Open {
+    /// A channel of it may be nailed up: it has to be split before it is judged.
+    pub fn has_nailed_up(&self) -> bool {
+        self.nailed_for_good || self.progress.has_nailed_up()
+    }
+
     /// Whether this is one call, known to be up, of which all rows are here.
     pub fn is_up(&self, policy: &Policy) -> bool {
         self.end.is_none()
             && !self.frozen
             && !self.aside
             && self.reread == Reread::No
-            && !self.progress.has_nailed_up()
+            && !self.has_nailed_up()
             && self.progress.verdict(&policy.grace) == Verdict::Open
     }
 
@@ -87,7 +92,7 @@ impl Open {
             Reread::Done => return (Some(End::Reread), None),
             Reread::No | Reread::Whole => {}
         }
-        let nailed = self.progress.has_nailed_up();
+        let nailed = self.has_nailed_up();
         if self.rows.len() > policy.rows_max.saturating_mul(if nailed { NAILED_CALLS } else { 1 }) {
             return (Some(End::TooLarge), None);
         }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::call::{Row, Timestamp};
 use crate::correlate::completion::{Progress, RestartSign, RestartWatch};
 use crate::correlate::{Marks, Zone};
-use crate::store::ledger::{MARK_GAP, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT};
+use crate::store::ledger::{MARK_GAP, MARK_NAILED, MARK_NAILED_FOR_GOOD, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT};
 
 /// The marks of one linkedid, or of all linkedids of one call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Marked {
     pub gap: bool,
     /// The linkedid of a nailed-up channel: it unites nothing.
     pub nailed: bool,
+    /// The same, though rows that told so were forgotten.
+    pub nailed_for_good: bool,
     /// It could not be built.
     pub unbuilt: bool,
 }
@@ -32,6 +34,7 @@ impl Marked {
             timeout: self.timeout.max(other.timeout),
             gap: self.gap || other.gap,
             nailed: self.nailed || other.nailed,
+            nailed_for_good: self.nailed_for_good || other.nailed_for_good,
             unbuilt: self.unbuilt || other.unbuilt,
         }
     }
@@ -69,12 +72,14 @@ impl Restarts {
 #[derive(Debug, Default)]
 pub struct MarkBook {
     marks: HashMap<CompactString, Marked>,
+    /// Some of them are nailed up for good.
+    any_for_good: bool,
     pub restarts: Restarts,
 }
 
 impl MarkBook {
     pub fn new(marks: Vec<(CompactString, String, Timestamp)>, restarts: Restarts) -> Self {
-        let mut book = Self { marks: HashMap::new(), restarts };
+        let mut book = Self { restarts, ..Self::default() };
         for (linkedid, kind, at) in marks {
             book.set(&linkedid, &kind, at);
         }
@@ -88,6 +93,10 @@ impl MarkBook {
             MARK_TIMEOUT => marked.timeout = Some(at),
             MARK_GAP => marked.gap = true,
             MARK_NAILED => marked.nailed = true,
+            MARK_NAILED_FOR_GOOD => {
+                (marked.nailed, marked.nailed_for_good) = (true, true);
+                self.any_for_good = true;
+            }
             MARK_UNBUILT => marked.unbuilt = true,
             _ => {}
         }
@@ -118,6 +127,16 @@ impl MarkBook {
 
     pub fn is_nailed(&self, linkedid: &str) -> bool {
         self.marks.get(linkedid).is_some_and(|m| m.nailed)
+    }
+
+    /// Whether a channel of this id is nailed up, whatever its rows tell.
+    pub fn is_nailed_for_good(&self, id: &str) -> bool {
+        self.any_for_good && self.marks.get(id).is_some_and(|m| m.nailed_for_good)
+    }
+
+    /// Whether there is any such.
+    pub fn any_nailed_for_good(&self) -> bool {
+        self.any_for_good
     }
 
     /// Watches a row for the restart of its PBX.

@@ -67,6 +67,8 @@ pub struct Open {
     pub wanted: Wanted,
     /// How many keys of the group were looked up in the ledger.
     keys_known: usize,
+    /// A channel of it is marked as nailed up for good.
+    pub(super) nailed_for_good: bool,
     /// A group of a nailed-up channel: when it was split last, in database time.
     pub(super) split_at: Option<Timestamp>,
     /// A group of a nailed-up channel: how many rows each of its parts had when it was shipped, by call.
@@ -357,6 +359,9 @@ impl Picture {
     /// Decides whether a group is to be settled, or when to look again. `horizon`: everything that was visible at this
     /// moment of the database has been read.
     pub fn judge(&mut self, group: GroupId, policy: &Policy, marks: &MarkBook, horizon: Timestamp) {
+        let Some(open) = self.groups.get_mut(&group) else { return };
+        open.nailed_for_good = marks.any_nailed_for_good()
+            && self.grouper.keys(group, 0).iter().any(|(id, _)| marks.is_nailed_for_good(id));
         let Some(open) = self.groups.get(&group) else { return };
         let (mut end, mut due) = open.judge(policy, marks, horizon, || self.grouper.keys(group, 0));
         let lacks_cdr = policy.grace.has_cdr && open.progress.wants_cdr();

@@ -14,7 +14,7 @@ use super::extra;
 use super::ids::{Id, bare_name, is_service_channel};
 use crate::call::{CdrRow, CelEvent, CelRow, Row, RowTime, WallTime};
 
-pub use super::nailed::partition;
+pub use super::nailed::{partition, partition_with, shared_ids};
 
 /// A group of rows that may be one call (or several, see [`partition`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -19,11 +19,30 @@ const PEOPLE_MAX: usize = 8;
 /// ties together (AgentLogin, or bridged to more than three callers one after another in basic bridges), whose linkedid
 /// unites nothing. Parts come ordered by their least index.
 pub fn partition(rows: &[Row]) -> Vec<Vec<usize>> {
-    let nailed = nailed_up(rows);
+    partition_with(rows, |_| false)
+}
+
+/// The same where it is known of some channels, by their ids, that they are nailed up: the rows that told so may be gone.
+pub fn partition_with(rows: &[Row], known: impl Fn(&str) -> bool) -> Vec<Vec<usize>> {
+    let ids = rows.iter().flat_map(|row| [row.uniqueid(), row.linkedid()]);
+    let known: BTreeSet<&str> = ids.filter(|id| !id.is_empty() && known(id)).collect();
+    let mut nailed = nailed_up(rows);
+    nailed.extend(&known);
     if nailed.is_empty() {
         return if rows.is_empty() { Vec::new() } else { vec![(0..rows.len()).collect()] };
     }
-    split(rows, &nailed)
+    let mut linkedids = linkedids_alone(rows, &nailed);
+    linkedids.extend(known);
+    split(rows, &nailed, &linkedids)
+}
+
+/// Uniqueids and linkedids of the nailed-up channels of one group: they stand in the rows of every call that such a
+/// channel takes part in, and name none of them.
+pub fn shared_ids(rows: &[Row]) -> BTreeSet<&str> {
+    let nailed = nailed_up(rows);
+    let mut ids = linkedids_alone(rows, &nailed);
+    ids.extend(nailed);
+    ids
 }
 
 /// Bridges that carry one conversation: linkedids merge in these and in no others.
@@ -84,9 +103,9 @@ fn basic_bridge(row: &CelRow) -> Option<String> {
     bridge.filter(|_| technology.is_none_or(|t| is_basic_bridge(&t))).map(Cow::into_owned)
 }
 
-fn split(rows: &[Row], nailed: &BTreeSet<&str>) -> Vec<Vec<usize>> {
-    // the linkedids that nailed-up channels carry where they stand alone
-    let mut linkedids: BTreeSet<&str> = BTreeSet::new();
+/// The linkedids that nailed-up channels carry where they stand alone.
+fn linkedids_alone<'a>(rows: &'a [Row], nailed: &BTreeSet<&str>) -> BTreeSet<&'a str> {
+    let mut linkedids = BTreeSet::new();
     for row in rows {
         let begins = match row {
             Row::Cel(r) => matches!(r.event, CelEvent::ChanStart | CelEvent::AppStart),
@@ -96,6 +115,10 @@ fn split(rows: &[Row], nailed: &BTreeSet<&str>) -> Vec<Vec<usize>> {
             linkedids.insert(row.linkedid());
         }
     }
+    linkedids
+}
+
+fn split(rows: &[Row], nailed: &BTreeSet<&str>, linkedids: &BTreeSet<&str>) -> Vec<Vec<usize>> {
     let mut sets = Sets::default();
     let mut of_row = Vec::with_capacity(rows.len());
     for (i, row) in rows.iter().enumerate() {
@@ -221,6 +244,23 @@ mod tests {
     fn a_line_held_open_for_many_callers_unites_nothing() {
         assert_eq!(partition(&shift(3, "MusicOnHold")).len(), 1);
         assert_eq!(partition(&shift(6, "MusicOnHold")).len(), 7);
+    }
+
+    #[test]
+    fn what_is_known_to_be_nailed_up_stays_so_without_the_rows_that_told() {
+        let rows = shift(3, "MusicOnHold");
+        assert_eq!(partition_with(&rows, |id| id == "1795214000.1").len(), 4);
+        // its own rows are gone too: callers who are left have nothing in common but its linkedid
+        let callers: Vec<Row> = rows.into_iter().filter(|r| r.uniqueid() != "1795214000.1").collect();
+        assert_eq!(partition(&callers).len(), 1);
+        assert_eq!(partition_with(&callers, |id| id == "1795214000.1").len(), 3);
+    }
+
+    #[test]
+    fn ids_of_many_calls_are_those_of_the_nailed_up_channel() {
+        assert_eq!(shared_ids(&shift(2, "AgentLogin")), BTreeSet::from(["1795214000.1"]));
+        assert_eq!(shared_ids(&shift(6, "MusicOnHold")), BTreeSet::from(["1795214000.1"]));
+        assert!(shared_ids(&shift(2, "MusicOnHold")).is_empty());
     }
 
     #[test]

@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use compact_str::CompactString;
 use flate2::read::DeflateDecoder;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use super::fold::HeldRow;
+use super::journal::JournalRow;
 use super::{Result, StoreError, forgotten, journal, ledger, requests};
 use crate::call::{Row, Timestamp};
-use crate::correlate::group::{GroupId, Grouper, partition};
+use crate::correlate::group::{GroupId, Grouper, partition_with, shared_ids};
+use crate::correlate::ids;
 use crate::correlate::spelling::Spellings;
 
 /// Longest text looked through, once inflated.
@@ -123,7 +125,12 @@ fn remove_call(conn: &Connection, call: i64, now: Timestamp, removed: &mut Remov
         let own: String = conn.query_row("SELECT id FROM ledger WHERE call = ?1", [call], |r| r.get(0))?;
         forgotten::remember_ids(conn, own.split_once(':').map(|(_, linkedid)| linkedid).into_iter(), now)?;
         for key in keys.iter().filter(|k| k.linkedid) {
-            conn.prepare_cached("DELETE FROM mark WHERE linkedid = ?1")?.execute([key.text.as_str()])?;
+            // calls of others are told apart by the mark of a nailed-up channel
+            conn.prepare_cached("DELETE FROM mark WHERE linkedid = ?1 AND kind NOT IN (?2, ?3)")?.execute([
+                key.text.as_str(),
+                ledger::MARK_NAILED,
+                ledger::MARK_NAILED_FOR_GOOD,
+            ])?;
         }
         let count = |sql: &str| -> Result<u64> {
             let n: i64 = conn.prepare_cached(sql)?.query_row([call], |r| r.get(0))?;
@@ -166,25 +173,48 @@ pub fn journal(
             }
         }
     }
+    // a row of no call goes alone: the ids in it may be another's
     let mut gone: BTreeSet<i64> = named.clone();
     for seqs in members.into_values().filter(|seqs| seqs.iter().any(|seq| named.contains(seq))) {
-        // a nailed-up channel's group holds calls of others
         let rows = journal::rows(conn, &seqs)?;
-        let plain: Vec<Row> = rows.iter().map(|r| r.held.row.clone()).collect();
-        for part in partition(&plain) {
-            let part: Vec<i64> = part.into_iter().filter_map(|i| rows.get(i)).map(|r| r.seq).collect();
-            if part.iter().any(|seq| named.contains(seq)) {
-                gone.extend(part);
-            }
+        for row in group(conn, &rows, &named, now)? {
+            gone.insert(row.seq);
         }
     }
     let mut gone: Vec<i64> = gone.into_iter().collect();
-    for held in journal::rows(conn, &gone)? {
-        let HeldRow { row, .. } = &held.held;
-        forgotten::remember_row(conn, row, now)?;
-    }
     removed.rows += gone.len() as u64;
     journal::remove(conn, &mut gone)
+}
+
+/// The rows of a group's calls that are named, whose ids are known as forgotten from then on. A nailed-up channel's group
+/// holds calls of others too: what the channel shares with them is nobody's, and it stays known that it is nailed up,
+/// though the rows that are left may not tell any more.
+fn group<'r>(
+    conn: &Connection,
+    rows: &'r [JournalRow],
+    named: &BTreeSet<i64>,
+    now: Timestamp,
+) -> Result<Vec<&'r JournalRow>> {
+    let marked: BTreeSet<CompactString> = ledger::marks(conn)?
+        .into_iter()
+        .filter(|(_, kind, _)| kind == ledger::MARK_NAILED_FOR_GOOD)
+        .map(|(id, ..)| id)
+        .collect();
+    let plain: Vec<Row> = rows.iter().map(|r| r.held.row.clone()).collect();
+    for id in shared_ids(&plain) {
+        let at = ids::Id::parse(id).map_or(Timestamp::default(), |id| Timestamp::from_secs(id.epoch));
+        ledger::mark(conn, id, ledger::MARK_NAILED_FOR_GOOD, at, now)?;
+    }
+    let mut gone = Vec::new();
+    for part in partition_with(&plain, |id| marked.contains(id)) {
+        let part: Vec<&JournalRow> = part.into_iter().filter_map(|i| rows.get(i)).collect();
+        if part.iter().any(|row| named.contains(&row.seq)) {
+            let ids = part.iter().flat_map(|r| [r.held.row.uniqueid(), r.held.row.linkedid()]);
+            forgotten::remember_ids(conn, ids, now)?;
+            gone.extend(part);
+        }
+    }
+    Ok(gone)
 }
 
 /// Removes the number from everything that belongs to no call.

@@ -3,13 +3,15 @@
 //!
 //! A row is refused when its call was forgotten, or when it is older than the forgetting and names the number. Calls of
 //! that number that come later are new ones, and are taken as any other.
+//!
+//! The ids of a nailed-up channel are never remembered: they stand in the rows of everybody who is put through to it.
 
 use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::Sha256;
 
-use super::{Result, StoreError, meta};
-use crate::call::{FoundRecording, Row, Timestamp};
+use super::{Result, StoreError, ledger, meta};
+use crate::call::{CelEvent, FoundRecording, Row, Timestamp};
 use crate::correlate::spelling::{Run, runs};
 use crate::correlate::{Numbering, ids};
 
@@ -23,6 +25,17 @@ type Hash = [u8; 16];
 enum Kind {
     Id = 0,
     Number = 1,
+}
+
+/// Why a row is not to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its channel is one of a call that was forgotten.
+    Channel,
+    /// So is its call; the channel was not known yet.
+    Call,
+    /// It names a number that was forgotten after its channel was made.
+    Number,
 }
 
 /// Stands before the journal where something was forgotten.
@@ -46,19 +59,24 @@ impl Gate {
     pub fn knows<'a>(&self, conn: &Connection, mut ids: impl Iterator<Item = &'a str>) -> Result<bool> {
         let mut found = false;
         while let (false, Some(id)) = (found, ids.next()) {
-            found = !id.is_empty() && forgotten_at(conn, self.hash(Kind::Id, id), Kind::Id)?.is_some();
+            found = !id.is_empty()
+                && forgotten_at(conn, self.hash(Kind::Id, id), Kind::Id)?.is_some()
+                // that it is turned out later
+                && !ledger::is_nailed(conn, id)?;
         }
         Ok(found)
     }
 
-    /// Whether a row is not to be kept.
-    pub fn refuses(&self, conn: &Connection, row: &Row) -> Result<bool> {
-        if self.knows(conn, [row.linkedid(), row.uniqueid()].into_iter())? {
-            return Ok(true);
+    /// Whether a row is not to be kept, and why.
+    pub fn refuses(&self, conn: &Connection, row: &Row) -> Result<Option<Refusal>> {
+        for (id, why) in [(row.uniqueid(), Refusal::Channel), (row.linkedid(), Refusal::Call)] {
+            if self.knows(conn, std::iter::once(id))? {
+                return Ok(Some(why));
+            }
         }
-        let Some(at) = moment_of(row.uniqueid()).or_else(|| moment_of(row.linkedid())) else { return Ok(false) };
+        let Some(at) = moment_of(row.uniqueid()).or_else(|| moment_of(row.linkedid())) else { return Ok(None) };
         if at >= self.newest {
-            return Ok(false);
+            return Ok(None);
         }
         let value = match row {
             Row::Cel(r) => serde_json::to_value(&**r),
@@ -66,7 +84,7 @@ impl Gate {
         };
         let value = value.map_err(|e| StoreError::Content(e.to_string()))?;
         let texts = value.as_object().into_iter().flatten().filter_map(|(_, v)| v.as_str());
-        self.names(conn, texts, at)
+        Ok(self.names(conn, texts, at)?.then_some(Refusal::Number))
     }
 
     /// Whether a recording beside the rows is not to be kept.
@@ -104,14 +122,44 @@ impl Gate {
     }
 }
 
-/// Remembers a row's call as forgotten: its other rows are refused too, whatever they name.
-pub fn remember_row(conn: &Connection, row: &Row, now: Timestamp) -> Result<()> {
-    remember_ids(conn, [row.linkedid(), row.uniqueid()].into_iter(), now)
+/// Remembers what a refused row tells of its call, so that the call's other rows are refused too, whatever they name.
+///
+/// A channel that is known tells nothing more: its linkedid may have become that of a line it was put through to. Nor does a
+/// row about other channels: it can be that line's.
+pub fn remember_refused(conn: &Connection, row: &Row, why: Refusal, now: Timestamp) -> Result<()> {
+    let of_others = matches!(row, Row::Cel(r) if tells_of_others(&r.event));
+    let ids = match why {
+        Refusal::Channel => return Ok(()),
+        _ if of_others => return Ok(()),
+        Refusal::Call => [row.uniqueid(), ""],
+        Refusal::Number => [row.uniqueid(), row.linkedid()],
+    };
+    remember_ids(conn, ids.into_iter(), now)
 }
 
-/// Remembers the ids of a call.
+/// Events that say of their channel with whom it was put together.
+fn tells_of_others(event: &CelEvent) -> bool {
+    matches!(
+        event,
+        CelEvent::BridgeEnter
+            | CelEvent::BridgeExit
+            | CelEvent::BlindTransfer
+            | CelEvent::AttendedTransfer
+            | CelEvent::Pickup
+            | CelEvent::LocalOptimize
+            | CelEvent::LocalOptimizeBegin
+    )
+}
+
+/// Remembers the ids of a call; those marked as a nailed-up channel's are left out.
 pub fn remember_ids<'a>(conn: &Connection, ids: impl Iterator<Item = &'a str>, now: Timestamp) -> Result<()> {
-    remember(conn, Kind::Id, ids.filter(|id| !id.is_empty()), now)
+    let mut own = Vec::new();
+    for id in ids.filter(|id| !id.is_empty()) {
+        if !ledger::is_nailed(conn, id)? {
+            own.push(id);
+        }
+    }
+    remember(conn, Kind::Id, own.into_iter(), now)
 }
 
 /// Remembers a number, in each way it is written.

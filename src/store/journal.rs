@@ -50,10 +50,10 @@ pub fn append(
         let again = !reread.is_empty() && reread.contains(placed.row.linkedid());
         let tbl = table_number(table_of(&placed.row));
         if let Some(gate) = &gate
-            && gate.refuses(conn, &placed.row)?
+            && let Some(why) = gate.refuses(conn, &placed.row)?
         {
             // forgotten on request: known as read, so that no audit looks for it, and kept nowhere
-            forgotten::remember_row(conn, &placed.row, now)?;
+            forgotten::remember_refused(conn, &placed.row, why, now)?;
             match placed.place {
                 Place::Hash(hash) => {
                     see(conn, tbl, &hash, &placed.row)?;

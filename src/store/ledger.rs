@@ -319,6 +319,9 @@ pub const MARK_TIMEOUT: &str = "timeout";
 pub const MARK_GAP: &str = "source_gap";
 /// The linkedid of a nailed-up channel.
 pub const MARK_NAILED: &str = "nailed_up";
+/// The id of a channel that was nailed up when the rows of some of its calls were forgotten: it stays so, whatever the
+/// rows that are left tell.
+pub const MARK_NAILED_FOR_GOOD: &str = "nailed_up_for_good";
 /// The call could not be built or recorded, by a fault of ours: its rows are kept in the journal.
 pub const MARK_UNBUILT: &str = "unbuilt";
 
@@ -336,6 +339,15 @@ pub fn mark(conn: &Connection, linkedid: &str, kind: &str, at: Timestamp, now: T
 pub fn unmark(conn: &Connection, linkedid: &str, kind: &str) -> Result<()> {
     conn.prepare_cached("DELETE FROM mark WHERE linkedid = ?1 AND kind = ?2")?.execute([linkedid, kind])?;
     Ok(())
+}
+
+/// Whether the id is marked as that of a nailed-up channel.
+pub fn is_nailed(conn: &Connection, id: &str) -> Result<bool> {
+    Ok(conn.prepare_cached("SELECT 1 FROM mark WHERE linkedid = ?1 AND kind IN (?2, ?3)")?.exists([
+        id,
+        MARK_NAILED,
+        MARK_NAILED_FOR_GOOD,
+    ])?)
 }
 
 /// Every mark: linkedid, kind, and the moment it was decided about.

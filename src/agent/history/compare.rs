@@ -170,7 +170,7 @@ impl Known<'_> {
         let mut forgotten = false;
         if let Some(gate) = &self.gate {
             for held in &held {
-                forgotten |= gate.refuses(conn, &held.row)?;
+                forgotten |= gate.refuses(conn, &held.row)?.is_some();
             }
         }
         entries.retain(|e| e.state != State::Merged);

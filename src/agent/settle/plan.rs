@@ -13,7 +13,7 @@ use crate::agent::marks::Marked;
 use crate::agent::picture::Reread;
 use crate::call::{CallState, Row, Timestamp};
 use crate::correlate::completion::Progress;
-use crate::correlate::group::{GroupId, partition};
+use crate::correlate::group::{GroupId, partition_with};
 use crate::correlate::{Zone, ids};
 use crate::metrics;
 use crate::source::Quarantined;
@@ -133,7 +133,7 @@ impl Settler {
             let Some(open) = self.picture.get(one.group) else { continue };
             // one that was asked for was read whole: what the PBX says of it now counts, unless it has let rows go
             let wanted = open.wanted != Wanted::No;
-            if !let_go.is_empty() && !wanted && open.reread == Reread::No && !open.progress.has_nailed_up() {
+            if !let_go.is_empty() && !wanted && open.reread == Reread::No && !open.has_nailed_up() {
                 // its rows were there when this group was opened, and were let go since: of a part nothing is built.
                 // (Those of a nailed-up line are in the journal as well.)
                 self.picture.read_again(one.group, let_go);
@@ -154,7 +154,7 @@ impl Settler {
         let wanted = self.picture.get(group).map(|o| o.wanted).unwrap_or_default();
         self.as_wanted(wanted, &mut entries);
         let Some(end) = end else { return Ok(()) };
-        let nailed = self.picture.get(group).is_some_and(|open| open.progress.has_nailed_up());
+        let nailed = self.picture.get(group).is_some_and(|open| open.has_nailed_up());
         match end {
             End::Frozen => {
                 plan.give_up(group, self.picture.get(group).map_or(0, |o| o.rows.len()));
@@ -227,7 +227,7 @@ impl Settler {
         // its rows are in the journal and, of the parts that were shipped, folded as well
         let (rows, _) = fold::distinct(rows);
         let plain: Vec<Row> = rows.iter().map(|r| r.row.clone()).collect();
-        let parts: Vec<Vec<HeldRow>> = partition(&plain)
+        let parts: Vec<Vec<HeldRow>> = partition_with(&plain, |id| self.book.is_nailed_for_good(id))
             .into_iter()
             .map(|part| part.into_iter().filter_map(|i| rows.get(i).cloned()).collect())
             .collect();
@@ -241,6 +241,10 @@ impl Settler {
             let mut progress = Progress::default();
             part.iter().for_each(|held| progress.observe(&held.row, &zone));
             let keys = compose::own_keys(&part, &self.book);
+            if keys.is_empty() {
+                // what the line says of a caller who was forgotten meanwhile: nobody's call
+                continue;
+            }
             let marked = self.book.of(keys.iter().map(|k| &k.text));
             let (end, due) = end_of(&progress, None, marked, &self.setup.policy, &self.book, self.horizon);
             let Some(end) = end.or(all.then_some(End::TooLarge)) else {

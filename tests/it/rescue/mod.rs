@@ -3,3 +3,4 @@
 mod forget;
 mod history;
 mod letters;
+mod nailed;
