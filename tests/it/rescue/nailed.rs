@@ -171,7 +171,7 @@ fn assert_accounted(bench: &Bench, rows: Vec<PlacedRow>, gone: &str, callers: &B
     let span = Span { from: at(EPOCH + 1), to: at(EPOCH + 10_000) };
     let page = bench
         .store
-        .read_blocking(move |conn| compare(conn, &setup(), &ZONE, at(EPOCH + 6_000), rows, span))
+        .read_blocking(move |conn| compare(conn, &setup(), &ZONE, at(EPOCH + 6_000), rows, span, false))
         .expect("compared");
     let standings: BTreeMap<String, Standing> = page.calls.into_iter().map(|c| (c.id, c.standing)).collect();
     assert_eq!(&standings.keys().cloned().collect::<BTreeSet<_>>(), callers, "{place}");
