@@ -21,7 +21,7 @@ test: ## install what tests need (apt), then format, lint, all tests against rea
 	@scripts/install-missing.sh test
 	@scripts/test.sh
 
-reliability: ## kill databases, agent and receivers under thousands of calls, and print what was lost: nothing (15 minutes)
+reliability: ## kill databases, agent and receivers under thousands of calls, and print what was lost: nothing (8 minutes)
 	@scripts/install-missing.sh test
 	@scripts/reliability.sh
 

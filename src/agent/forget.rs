@@ -56,6 +56,10 @@ pub async fn forget(store: &Store, number: &str, clock: &Clock) -> Result<Forgot
     removed = store
         .write(move |conn| {
             let mut removed = before;
+            // those that were settled since, while nobody else writes: from here on what is settled is made anew
+            while let Some(next) = forget::calls(conn, &spellings, after, STEP, now, &mut removed)? {
+                after = next;
+            }
             forget::journal(conn, &spellings, has_cel, now, &mut removed)?;
             forget::rest(conn, &spellings, &mut removed)?;
             // what settling has in memory is made anew

@@ -269,6 +269,7 @@ mod tests {
                     let new = NewRevision { call, id: &id, revision: 2, body: "{}", rows: None, after };
                     outbox::enqueue(conn, &new, &[SINK], at(10))?;
                 }
+                conn.execute("UPDATE delivery SET flight = 1 WHERE call = 2", [])?;
                 let survivor = conn.query_row("SELECT delivery FROM delivery WHERE call = 2", [], |r| r.get(0))?;
                 outbox::record(conn, &[(survivor, Outcome::Dead { error: "422".to_owned(), refused: true })], at(20))
             })

@@ -96,7 +96,12 @@ fn from_state(args: &Args, wanted: Option<&str>) -> anyhow::Result<String> {
     };
     let rows = CallRows::of(&rows);
     // whether CDRs are read is a setting of the agent's; without any of this call there is nothing to compare
-    let rules = Rules { has_cel: true, has_cdr: !rows.cdr.is_empty(), ..config::rules(&args.files.rules)? };
+    let rules = Rules {
+        has_cel: true,
+        has_cdr: !rows.cdr.is_empty(),
+        zone_read_off: args.files.timezone.is_none(),
+        ..config::rules(&args.files.rules)?
+    };
     let mut marks = Marks::default();
     for (linkedid, kind, _) in store::ledger::marks(&conn)? {
         if holds(&rows, &linkedid) {

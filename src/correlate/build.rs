@@ -20,7 +20,8 @@ use crate::call::{
 
 /// Builds the content of one call.
 pub fn build(rows: &CallRows, rules: &Rules, zone: &Zone, marks: &Marks) -> Content {
-    let mut scene = Scene::new(rows, rules, zone);
+    let own = if rules.zone_read_off { zone.own_of(rows) } else { None };
+    let mut scene = Scene::new(rows, rules, own.as_ref().unwrap_or(zone));
     let mut content = empty(rows, &scene, marks);
     content.rows = RowCounts { cel: scene.cel_rows, cdr: scene.cdr_rows };
     content.incomplete = incomplete(&scene, rules, marks, content.state);

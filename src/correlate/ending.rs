@@ -22,7 +22,7 @@ pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) ->
     // Local channels keep the far side's source from the caller: whoever ended in the same instant may know it
     let mut told = chan.hangup_told;
     for (i, other) in scene.chans.iter().enumerate() {
-        if i == caller || !other.end.is_some_and(|e| with_caller(e)) {
+        if i == caller || !other.end.is_some_and(with_caller) {
             continue;
         }
         told |= other.hangup_told;

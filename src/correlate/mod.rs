@@ -64,6 +64,8 @@ pub struct Rules {
     /// Which record sources are configured: a call that lacks one of them says so.
     pub has_cel: bool,
     pub has_cdr: bool,
+    /// The zone was read off earlier calls and not set: what a call's own channels say of it counts for that call.
+    pub zone_read_off: bool,
 }
 
 /// Contexts of the common distributions that calls from outside enter through.
@@ -82,6 +84,7 @@ impl Default for Rules {
             filters: Filters::default(),
             has_cel: true,
             has_cdr: true,
+            zone_read_off: false,
         }
     }
 }

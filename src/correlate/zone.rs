@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{LocalResult, TimeZone};
 
-use super::Zone;
 use super::ids::Id;
 use super::scene::Event;
-use crate::call::{RowTime, Timestamp, WallTime};
+use super::{CallRows, Zone};
+use crate::call::{CelEvent, RowTime, Timestamp, WallTime};
 
 /// An event may be stamped a little before the second its channel's uniqueid names (rounding, clock steps).
 const BEFORE_HINT_US: i64 = 2_000_000;
@@ -80,6 +80,33 @@ impl Zone {
                     * 1_000_000
             }),
         }
+    }
+}
+
+/// A CHAN_START may lie this far from the second its uniqueid names, besides the offset.
+const BIRTH_US: i64 = 2_500_000;
+const LARGEST_US: i64 = 14 * 3_600 * 1_000_000;
+
+impl Zone {
+    /// The offset that a call's own channels speak for with one voice, where it is another than this one: after a change of
+    /// daylight saving it takes some calls until an offset read off uniqueids follows, and those are right all the same.
+    pub(super) fn own_of(&self, rows: &CallRows) -> Option<Self> {
+        let Self::Fixed(known) = self else { return None };
+        let mut own = None;
+        for row in rows.cel.iter().filter(|r| r.event == CelEvent::ChanStart) {
+            let (Some(RowTime::Wall(wall)), Some(id)) = (row.time, Id::parse(&row.uniqueid)) else { continue };
+            let apart = wall.0.saturating_sub(id.epoch.saturating_mul(1_000_000));
+            let step = QUARTER_S * 1_000_000;
+            let offset = apart.saturating_add(step / 2).div_euclid(step).saturating_mul(step);
+            if apart.abs_diff(offset) > BIRTH_US as u64 || offset.abs() > LARGEST_US {
+                continue;
+            }
+            if own.replace(offset).is_some_and(|other| other != offset) {
+                return None;
+            }
+        }
+        let own = i32::try_from(own? / 1_000_000).ok()?;
+        (own != *known).then_some(Self::Fixed(own))
     }
 }
 
@@ -188,7 +215,11 @@ pub fn vote_offset(samples: &[(WallTime, i64)]) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::call::CelRow;
+    use crate::correlate::{Marks, Rules, build};
 
     fn wall(text: &str) -> WallTime {
         WallTime::from_naive(text.parse().expect("a naive time"))
@@ -225,6 +256,30 @@ mod tests {
                 let _ = zone.moment(WallTime(w), Some(Timestamp::from_micros(w)));
             }
         }
+    }
+
+    #[test]
+    fn a_call_after_the_change_is_read_by_its_own_channels() {
+        let summer = Zone::Fixed(7_200);
+        let start = |epoch: i64, east: i64, late_us: i64| {
+            let row = CelRow {
+                event: CelEvent::ChanStart,
+                uniqueid: format!("{epoch}.7").into(),
+                time: Some(RowTime::Wall(WallTime((epoch + east) * 1_000_000 + late_us))),
+                ..CelRow::default()
+            };
+            Arc::new(row)
+        };
+        let call = |cel| CallRows { cel, ..CallRows::default() };
+        let winter = call(vec![start(1_795_214_890, 3_600, 0), start(1_795_214_893, 3_600, 400_000)]);
+        assert_eq!(summer.own_of(&winter), Some(Zone::Fixed(3_600)));
+        assert_eq!(Zone::Fixed(3_600).own_of(&winter), None);
+        assert_eq!(Zone::Named(chrono_tz::Europe::Prague).own_of(&winter), None);
+        // over the change itself, or with clocks that tell nothing
+        assert_eq!(summer.own_of(&call(vec![start(1_000_000_000, 7_200, 0), start(1_000_000_900, 3_600, 0)])), None);
+        assert_eq!(summer.own_of(&call(vec![start(1_000_000_000, 3_600, 60_000_000)])), None);
+        let content = build(&winter, &Rules { zone_read_off: true, ..Rules::default() }, &summer, &Marks::default());
+        assert_eq!(content.started_at, Some(Timestamp::from_secs(1_795_214_890)));
     }
 
     #[test]

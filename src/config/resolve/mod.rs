@@ -53,8 +53,10 @@ impl Config {
         let mut rules = rules?;
         rules.has_cel = cel? == CelMode::Db;
         rules.has_cdr = cdr?;
+        let source = source?;
+        rules.zone_read_off = source.zone.is_none();
         Some(Self {
-            source: source?,
+            source,
             rules,
             cdr_grace: Duration::from_secs_f64(settings.rules.cdr_grace),
             call_max_age: Duration::from_secs_f64(settings.rules.call_max_age * HOUR),
