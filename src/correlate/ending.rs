@@ -11,6 +11,11 @@ use crate::call::{AttemptResult, CelEvent, HungUpBy, Outcome, QueueOutcome, Time
 pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) -> Option<HungUpBy> {
     let chan = &scene.chans[caller];
     let end = chan.end?;
+    if outlived_source(scene, caller) {
+        // the dialplan's own end shows; a caller who hung up then is named by no row
+        let by_dialplan = ["Hangup", "Busy", "Congestion"].iter().any(|a| chan.last_app.eq_ignore_ascii_case(a));
+        return by_dialplan.then_some(HungUpBy::Pbx);
+    }
     if let Some(by) = named_source(scene, caller, caller) {
         return Some(by);
     }
@@ -53,6 +58,15 @@ pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) ->
         return Some(HungUpBy::Pbx);
     }
     by_order(scene, media, caller)
+}
+
+/// The source that is named first stays: a caller who goes on in the dialplan after its callee has hung up keeps the
+/// callee's name to its own end.
+fn outlived_source(scene: &Scene<'_>, caller: usize) -> bool {
+    let chan = &scene.chans[caller];
+    let named = scene.by_name(&chan.hangup_source, chan.gone()).filter(|&by| by != caller);
+    let over = named.and_then(|by| scene.chans[by].end);
+    over.is_some_and(|e| chan.last_app_start >= Some(e) && !scene.same_instant(e, chan.went()))
 }
 
 /// What the hangup of `ch` says of its source.

@@ -164,3 +164,13 @@ fn a_caller_gives_up_also_where_the_driver_names_no_source() {
     }
     assert_eq!(told("no-source-queue")["queue"]["outcome"], "abandoned");
 }
+
+#[test]
+fn a_callee_who_left_earlier_did_not_end_the_survey() {
+    let call = told("survey-after-queue");
+    assert_eq!((&call["outcome"], &call["hung_up_by"]), (&json!("answered"), &json!("pbx")));
+    // a caller who ended it leaves no name of its own
+    let kept = |row: &Row| !matches!(row, Row::Cel(r) if ["Playback", "Hangup"].contains(&r.appname.as_str()));
+    let left = told_by(rows("survey-after-queue").into_iter().filter(kept).collect(), &rules());
+    assert!(left["hung_up_by"].is_null());
+}
