@@ -6,6 +6,7 @@ use super::extra;
 use super::media::{BridgeKind, Media, Visit};
 use super::parties::{known, party};
 use super::scene::{Event, Scene};
+use super::shape;
 use crate::call::{AttemptResult, CelEvent, Party, Seconds, Step, StepKind, Timestamp, Transfer, TransferKind};
 
 #[derive(Default)]
@@ -45,6 +46,7 @@ pub(super) fn handoffs(course: &Course<'_, '_>) -> Handoffs {
     }
     course.returned_consultations(&mut found);
     course.redirects(&mut found);
+    course.redirected_callees(&mut found);
     found.transfers.sort_by_key(|t| t.at);
     found
 }
@@ -212,6 +214,48 @@ impl Course<'_, '_> {
             let by = if kind == TransferKind::Blind { self.partner_at(self.caller, t) } else { None };
             found.transferers.extend(by);
             found.targets.extend(target.map(|x| self.tried[x].ch));
+            found.transfers.push(Transfer {
+                at: t,
+                kind,
+                by: by.map(|b| party(self.scene, b)).unwrap_or_default(),
+                to,
+                answered,
+                consult_s: None,
+                returned: false,
+            });
+        }
+    }
+
+    /// The same of a callee: it leaves its bridge at an extension of its own, which a dialled channel has not, and runs
+    /// the dialplan there.
+    fn redirected_callees(&self, found: &mut Handoffs) {
+        let talks = self.media.visits.iter().filter(|v| v.kind == BridgeKind::Talk && v.left && v.ch != self.caller);
+        for visit in talks.filter(|v| v.exten_in.is_empty() && shape::is_dialled_number(v.exten_out)) {
+            let t = visit.span.to;
+            let near = |at: Timestamp| at.micros().abs_diff(t.micros()) <= PARK_AFTER_US as u64;
+            let runs = |e: &Event<'_>| e.row.event == CelEvent::AppStart && e.t >= t && near(e.t);
+            if !self.scene.chans[visit.ch].dialled
+                || !self.scene.events_of(visit.ch).any(runs)
+                || found.transfers.iter().any(|x| near(x.at))
+                || self.parks_at(Some(visit.ch), t)
+            {
+                continue;
+            }
+            let own = |x: &&Tried| x.root == visit.ch && self.scene.chans[x.ch].first.plus_micros(2_000) >= t;
+            let all = || self.tried.iter().filter(own);
+            let target = all().find(|x| x.result == AttemptResult::Answered).or_else(|| all().next()).map(|x| x.ch);
+            let to = match target {
+                Some(ch) => party(self.scene, ch),
+                None => Party { number: known(visit.exten_out), ..Party::default() },
+            };
+            let answered = match target {
+                Some(ch) => self.reached(ch, Some(visit.ch), t),
+                None => self.joins_conference(visit.ch, t),
+            };
+            let kind = if self.scene.rich_events { TransferKind::Redirect } else { TransferKind::Blind };
+            let by = if kind == TransferKind::Blind { self.partner_at(visit.ch, t) } else { None };
+            found.transferers.extend(by);
+            found.targets.extend(target);
             found.transfers.push(Transfer {
                 at: t,
                 kind,

@@ -174,3 +174,12 @@ fn a_callee_who_left_earlier_did_not_end_the_survey() {
     let left = told_by(rows("survey-after-queue").into_iter().filter(kept).collect(), &rules());
     assert!(left["hung_up_by"].is_null());
 }
+
+#[test]
+fn a_callee_that_is_redirected_was_transferred() {
+    let call = told("redirected-callee");
+    let transfers = call["transfers"].as_array().expect("transfers");
+    assert_eq!(transfers.len(), 1);
+    assert_eq!((&transfers[0]["kind"], &transfers[0]["answered"]), (&json!("redirect"), &json!(true)));
+    assert_eq!(transfers[0]["to"]["number"], "1003");
+}
