@@ -2,7 +2,7 @@
 
 use super::attempts::{Tried, gave_up, refused, refused_by_dialplan};
 use super::dialling::AppRun;
-use super::media::{Contact, Media};
+use super::media::{Contact, Media, Visit};
 use super::scene::Scene;
 use super::visits::Visits;
 use crate::call::{AttemptResult, CelEvent, HungUpBy, Outcome, QueueOutcome, Timestamp};
@@ -48,7 +48,12 @@ pub(super) fn hung_up_by(scene: &Scene<'_>, media: &Media<'_>, caller: usize) ->
     // so does whoever is gone while the party it was connected with goes on, where transfers are not logged
     let goes_on = |c: &Contact| {
         let with = &scene.chans[c.with];
-        with_caller(c.span.to) && with.gone() > end && !with_caller(with.gone())
+        // unless it was taken away to an extension of its own: where transfers are logged, that was not the caller
+        let taken = |v: &Visit<'_>| {
+            let moved = v.exten_in.is_empty() && !v.exten_out.is_empty();
+            v.ch == c.with && v.left && moved && scene.rich_events && with_caller(v.span.to)
+        };
+        !media.visits.iter().any(taken) && with_caller(c.span.to) && with.gone() > end && !with_caller(with.gone())
     };
     if media.contacts.iter().any(goes_on) {
         return Some(HungUpBy::Caller);

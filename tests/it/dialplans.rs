@@ -182,4 +182,5 @@ fn a_callee_that_is_redirected_was_transferred() {
     assert_eq!(transfers.len(), 1);
     assert_eq!((&transfers[0]["kind"], &transfers[0]["answered"]), (&json!("redirect"), &json!(true)));
     assert_eq!(transfers[0]["to"]["number"], "1003");
+    assert_eq!(call["hung_up_by"], "pbx", "it was not the caller who left");
 }
