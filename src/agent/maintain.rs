@@ -105,11 +105,7 @@ impl Maintenance {
             self.give_up_unwanted(now.plus_micros(-age), now).await?;
             let retention = i64::try_from(self.config.retention.as_micros()).unwrap_or(i64::MAX);
             let kept_since = Timestamp::from_micros(now.micros().saturating_sub(retention));
-            let housekeep = move |conn: &rusqlite::Connection| {
-                let more = retention::housekeep(conn, now, 1_000)?;
-                Ok(retention::let_go_quarantined(conn, kept_since, 1_000)? || more)
-            };
-            while self.store.write(housekeep).await? {
+            while self.store.write(move |conn| retention::housekeep(conn, now, kept_since, 1_000)).await? {
                 if self.pause().await {
                     return Ok(());
                 }

@@ -201,29 +201,35 @@ impl Course<'_, '_> {
                 continue;
             }
             let target = self.target_after(t, usize::MAX, Some(self.caller), None);
-            let to = match target {
-                Some(x) => party(self.scene, self.tried[x].ch),
-                None => Party { number: known(visit.exten_out), ..Party::default() },
-            };
-            let answered = match target {
-                Some(x) => self.reached(self.tried[x].ch, Some(self.caller), t),
-                None => self.joins_conference(self.caller, t),
-            };
-            // where transfer rows are logged, a move without one was made from outside
-            let kind = if self.scene.rich_events { TransferKind::Redirect } else { TransferKind::Blind };
-            let by = if kind == TransferKind::Blind { self.partner_at(self.caller, t) } else { None };
-            found.transferers.extend(by);
-            found.targets.extend(target.map(|x| self.tried[x].ch));
-            found.transfers.push(Transfer {
-                at: t,
-                kind,
-                by: by.map(|b| party(self.scene, b)).unwrap_or_default(),
-                to,
-                answered,
-                consult_s: None,
-                returned: false,
-            });
+            self.redirect(visit, target.map(|x| self.tried[x].ch), found);
         }
+    }
+
+    /// The party of this visit was moved to an extension, where `target` was rung.
+    fn redirect(&self, visit: &Visit<'_>, target: Option<usize>, found: &mut Handoffs) {
+        let (moved, t) = (visit.ch, visit.span.to);
+        let to = match target {
+            Some(ch) => party(self.scene, ch),
+            None => Party { number: known(visit.exten_out), ..Party::default() },
+        };
+        let answered = match target {
+            Some(ch) => self.reached(ch, Some(moved), t),
+            None => self.joins_conference(moved, t),
+        };
+        // where transfer rows are logged, a move without one was made from outside
+        let kind = if self.scene.rich_events { TransferKind::Redirect } else { TransferKind::Blind };
+        let by = if kind == TransferKind::Blind { self.partner_at(moved, t) } else { None };
+        found.transferers.extend(by);
+        found.targets.extend(target);
+        found.transfers.push(Transfer {
+            at: t,
+            kind,
+            by: by.map(|b| party(self.scene, b)).unwrap_or_default(),
+            to,
+            answered,
+            consult_s: None,
+            returned: false,
+        });
     }
 
     /// The same of a callee: it leaves its bridge at an extension of its own, which a dialled channel has not, and runs
@@ -244,27 +250,7 @@ impl Course<'_, '_> {
             let own = |x: &&Tried| x.root == visit.ch && self.scene.chans[x.ch].first.plus_micros(2_000) >= t;
             let all = || self.tried.iter().filter(own);
             let target = all().find(|x| x.result == AttemptResult::Answered).or_else(|| all().next()).map(|x| x.ch);
-            let to = match target {
-                Some(ch) => party(self.scene, ch),
-                None => Party { number: known(visit.exten_out), ..Party::default() },
-            };
-            let answered = match target {
-                Some(ch) => self.reached(ch, Some(visit.ch), t),
-                None => self.joins_conference(visit.ch, t),
-            };
-            let kind = if self.scene.rich_events { TransferKind::Redirect } else { TransferKind::Blind };
-            let by = if kind == TransferKind::Blind { self.partner_at(visit.ch, t) } else { None };
-            found.transferers.extend(by);
-            found.targets.extend(target);
-            found.transfers.push(Transfer {
-                at: t,
-                kind,
-                by: by.map(|b| party(self.scene, b)).unwrap_or_default(),
-                to,
-                answered,
-                consult_s: None,
-                returned: false,
-            });
+            self.redirect(visit, target, found);
         }
     }
 

@@ -355,9 +355,12 @@ fn read_records<'a>(rows: &'a CallRows, clock: &mut Clock<'_>, zone: &Zone) -> V
             let not_before_start = |t: Timestamp| start.map_or(t, |s| t.max(s));
             let answer = row.answer.map(&mut moment).map(not_before_start);
             let by_duration = || Some(start?.plus_micros(row.duration_ms?.saturating_mul(1_000)));
-            // an end before the start is none: a damaged row, or a clock that was set back meanwhile
-            let end = row.end.map(&mut moment).filter(|e| start.is_none_or(|s| s <= *e));
-            let end = end.or_else(by_duration).or(row.end.and(start)).map(not_before_start);
+            let end = match row.end.map(&mut moment) {
+                // none: a damaged row, or a clock that was set back meanwhile
+                Some(end) if start.is_some_and(|s| end < s) => by_duration().or(start),
+                end => end.or_else(by_duration),
+            }
+            .map(not_before_start);
             Record { row, start, answer, end }
         })
         .collect();

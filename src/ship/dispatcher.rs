@@ -346,7 +346,13 @@ impl Dispatcher {
                             self.state_works();
                         }
                         self.queue.extend(claimed.ready);
-                        self.results.extend(claimed.unreadable);
+                        for failed in claimed.unreadable {
+                            let outcome = Outcome::Dead { error: failed.error, refused: false };
+                            metrics::DELIVERIES.with_label_values(&[self.name, result_name(&outcome)]).inc();
+                            self.refusals.note(&failed.key, "it cannot be written in the sink's format".to_owned());
+                            self.results.push((failed.delivery, outcome));
+                        }
+                        self.refusals.tell(self.name, Instant::now(), false);
                     }
                     Err(StoreError::Closed) => return false,
                     Err(e) => self.state_failed(&e),
@@ -398,7 +404,7 @@ impl Dispatcher {
         }
         let dead = judged.outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Dead { .. }));
         for member in dead.filter_map(|(delivery, _)| sent.members.iter().find(|m| m.delivery == *delivery)) {
-            self.refusals.note(member, answer);
+            self.refusals.note(&member.key, policy::describe_briefly(answer));
         }
         self.refusals.tell(self.name, Instant::now(), false);
         tracing::debug!(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::health::Member;
 use super::{Batch, Frozen, Item, Limits, RenderError, Sink};
 use crate::call::Timestamp;
-use crate::store::outbox::{self, Claim, Due, Outcome, Page};
+use crate::store::outbox::{self, Claim, Due, Page};
 use crate::store::{Store, StoreError};
 
 /// A batch marked in flight, ready to go.
@@ -18,7 +18,7 @@ pub(super) struct Ready {
 pub(super) struct Claimed {
     pub ready: Vec<Ready>,
     /// Could not be written in the sink's format.
-    pub unreadable: Vec<(i64, Outcome)>,
+    pub unreadable: Vec<Failed>,
     /// Nothing else was due.
     pub dry: bool,
     pub next_due: Option<Timestamp>,
@@ -66,11 +66,7 @@ pub(super) async fn claim_page(
         if claims.is_empty() { Vec::new() } else { store.write(move |c| outbox::claim(c, &claims)).await? };
     let failed_claimed = claimed.split_off(batches.len());
     let ready = batches.into_iter().zip(claimed).filter(|(_, whole)| *whole).map(|(batch, _)| batch.ready).collect();
-    let mut unreadable = Vec::new();
-    for (Failed { delivery, error, .. }, _) in failed.into_iter().zip(failed_claimed).filter(|(_, claimed)| *claimed) {
-        tracing::error!(sink = name, delivery, error = %error, "a call went to the dead letters");
-        unreadable.push((delivery, Outcome::Dead { error, refused: false }));
-    }
+    let unreadable = failed.into_iter().zip(failed_claimed).filter(|(_, claimed)| *claimed).map(|(f, _)| f).collect();
     Ok(Claimed { ready, unreadable, dry, next_due })
 }
 
@@ -83,10 +79,10 @@ struct Rendered {
 }
 
 /// What a sink cannot render.
-struct Failed {
-    delivery: i64,
-    key: String,
-    error: String,
+pub(super) struct Failed {
+    pub delivery: i64,
+    pub key: String,
+    pub error: String,
 }
 
 fn rendered(sink: &dyn Sink, due: Due, now: Timestamp) -> Result<Rendered, Failed> {

@@ -5,10 +5,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Answer;
-use super::health::Member;
-use super::policy::describe_briefly;
-
 /// Between two lines.
 const PAUSE: Duration = Duration::from_secs(60);
 
@@ -17,15 +13,16 @@ const PAUSE: Duration = Duration::from_secs(60);
 pub(super) struct Refusals {
     told: Option<Instant>,
     untold: u64,
-    /// The last of them: its call, and the answer in words that hold nothing the other side wrote.
+    /// The last of them: its call, and why.
     last: Option<(String, String)>,
 }
 
 impl Refusals {
-    pub(super) fn note(&mut self, member: &Member, answer: &Answer) {
-        let call = member.key.rsplit_once('/').map_or(member.key.as_str(), |(id, _)| id);
+    /// `key`: that of the delivery. `answer`: why, in words that hold nothing the other side wrote.
+    pub(super) fn note(&mut self, key: &str, answer: String) {
+        let call = key.rsplit_once('/').map_or(key, |(id, _)| id);
         self.untold += 1;
-        self.last = Some((call.to_owned(), describe_briefly(answer)));
+        self.last = Some((call.to_owned(), answer));
     }
 
     /// Tells what is due. `all`: nothing is told later.
@@ -33,7 +30,7 @@ impl Refusals {
         let Some((calls, call, answer)) = self.take(now, all) else { return };
         tracing::warn!(
             sink,
-            call,
+            call = %crate::log::text(&call),
             answer,
             calls,
             "{}: `callferry calls list --failed` shows them",
@@ -60,21 +57,11 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::Timestamp;
+
+    const ANSWER: &str = "HTTP 422 Unprocessable Entity";
 
     fn refuse(refusals: &mut Refusals, n: i64) {
-        let member = Member {
-            delivery: n,
-            call: n,
-            key: format!("pbx:1795213604.{n}/1"),
-            attempts: 0,
-            refused: 0,
-            age: 0,
-            tried_up: None,
-            queued_at: Timestamp::default(),
-        };
-        let excerpt = "no customer +420777000111".to_owned();
-        refusals.note(&member, &Answer::Http { status: 422, retry_after: None, excerpt });
+        refusals.note(&format!("pbx:1795213604.{n}/1"), ANSWER.to_owned());
     }
 
     #[test]
@@ -83,7 +70,7 @@ mod tests {
         let start = Instant::now();
         assert_eq!(refusals.take(start, false), None);
         refuse(&mut refusals, 1);
-        let answer = "HTTP 422 Unprocessable Entity".to_owned();
+        let answer = ANSWER.to_owned();
         assert_eq!(refusals.take(start, false), Some((1, "pbx:1795213604.1".to_owned(), answer.clone())));
         for n in 2..=100 {
             refuse(&mut refusals, n);

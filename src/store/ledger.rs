@@ -149,7 +149,8 @@ pub fn folded(conn: &Connection, call: i64) -> Result<Option<Vec<HeldRow>>> {
     let mut statement = conn.prepare_cached("SELECT body FROM folded WHERE call = ?1")?;
     let body: Option<Vec<u8>> = statement.query_row([call], |r| r.get(0)).optional()?;
     // what cannot be read counts as gone: the call is read from the PBX again when its rows are needed, no other waits
-    Ok(body.and_then(|b| fold::unfold(&b).inspect_err(|e| tracing::error!(call, "{e}")).ok()))
+    let damaged = |_: &StoreError| tracing::error!(call, "the rows kept of a call cannot be read any more");
+    Ok(body.and_then(|b| fold::unfold(&b).inspect_err(damaged).ok()))
 }
 
 /// Every key that leads to a call; by its linkedids it can be read again whole.

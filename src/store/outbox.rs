@@ -53,9 +53,7 @@ pub struct NewRevision<'a> {
 /// Stores the document and queues one delivery a sink. To be called inside the transaction that writes the ledger; ring
 /// `ship::Wake` after its commit. Returns how many older deliveries were superseded.
 pub fn enqueue(conn: &Connection, new: &NewRevision<'_>, sinks: &[&str], now: Timestamp) -> Result<usize> {
-    conn.prepare_cached("INSERT INTO document (call, revision, body, rows, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![new.call, new.revision, new.body, new.rows, now.micros()])?;
-    let doc = conn.last_insert_rowid();
+    let doc = put_document(conn, new, now)?;
     let mut superseded = 0;
     for sink in sinks {
         let (after, state, error) = match predecessor(conn, sink, new.after)? {
@@ -82,6 +80,35 @@ pub fn enqueue(conn: &Connection, new: &NewRevision<'_>, sinks: &[&str], now: Ti
         superseded += supersede_older(conn, sink, new.call, new.revision, conn.last_insert_rowid(), now)?;
     }
     Ok(superseded)
+}
+
+/// Stores the document alone. Returns its number.
+pub(super) fn put_document(conn: &Connection, new: &NewRevision<'_>, now: Timestamp) -> Result<i64> {
+    conn.prepare_cached("INSERT INTO document (call, revision, body, rows, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![new.call, new.revision, new.body, new.rows, now.micros()])?;
+    Ok(conn.last_insert_rowid())
+}
+
+/// Queues a document that is stored already for one sink, which has not got this revision: as though never tried. `after`:
+/// the delivery that has to succeed first. Returns the delivery.
+pub(super) fn queue_again(
+    conn: &Connection,
+    sink: &str,
+    (call, id, revision): (i64, &str, i64),
+    doc: i64,
+    after: Option<i64>,
+    now: Timestamp,
+) -> Result<i64> {
+    conn.prepare_cached(
+        "INSERT INTO delivery (sink, call, call_id, revision, doc, due_at, queued_at, after)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
+         ON CONFLICT (call, sink, revision) DO UPDATE SET state = 0, flight = 0, due_at = excluded.due_at,
+             queued_at = excluded.queued_at, doc = excluded.doc, after = excluded.after, finished_at = NULL, attempts = 0,
+             refused = 0, age = 0, tried_up = NULL, last_error = NULL, body = NULL, batch = NULL
+         RETURNING delivery",
+    )?
+    .query_row(params![sink, call, id, revision, doc, now.micros(), after], |r| r.get(0))
+    .map_err(StoreError::from)
 }
 
 /// A delivery that may be sent now.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::ledger::{self, State};
+use super::outbox::{self, NewRevision};
 use super::{Result, StoreError};
 use crate::call::Timestamp;
 
@@ -152,7 +153,8 @@ pub fn queue(conn: &Connection, lacking: &Lacking, now: Timestamp) -> Result<boo
     let Some(doc) = kept_or_new(conn, lacking, now)? else { return Ok(false) };
     let mut survivors = Vec::with_capacity(sinks.len());
     for sink in sinks {
-        survivors.push((sink, queue_one(conn, sink, (lacking.call, &lacking.id, lacking.revision), doc, None, now)?));
+        let call = (lacking.call, lacking.id.as_str(), lacking.revision);
+        survivors.push((sink, outbox::queue_again(conn, sink, call, doc, None, now)?));
     }
     for (call, id, revision, document) in &lacking.tombstones {
         let entry = ledger::entry(conn, *call)?;
@@ -163,9 +165,9 @@ pub fn queue(conn: &Connection, lacking: &Lacking, now: Timestamp) -> Result<boo
             if at_sink(conn, *call, sink)?.is_lacking() {
                 let doc = match self::document(conn, *call, *revision)? {
                     Some((doc, _)) => doc,
-                    None => insert(conn, *call, *revision, document, None, now)?,
+                    None => outbox::put_document(conn, &revision_of(*call, id, *revision, document, None), now)?,
                 };
-                queue_one(conn, sink, (*call, id, *revision), doc, Some(*after), now)?;
+                outbox::queue_again(conn, sink, (*call, id, *revision), doc, Some(*after), now)?;
             }
         }
     }
@@ -185,7 +187,8 @@ fn kept_or_new(conn: &Connection, lacking: &Lacking, now: Timestamp) -> Result<O
         }
         None => {
             let rows = content.raw_rows.as_deref();
-            insert(conn, lacking.call, lacking.revision, &content.document, rows, now)?
+            let new = revision_of(lacking.call, &lacking.id, lacking.revision, &content.document, rows);
+            outbox::put_document(conn, &new, now)?
         }
     };
     // with its rows it is let go like any other call
@@ -196,30 +199,8 @@ fn kept_or_new(conn: &Connection, lacking: &Lacking, now: Timestamp) -> Result<O
     Ok(Some(doc))
 }
 
-fn insert(conn: &Connection, call: i64, revision: i64, body: &str, rows: Option<&[u8]>, now: Timestamp) -> Result<i64> {
-    conn.prepare_cached("INSERT INTO document (call, revision, body, rows, created_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![call, revision, body, rows, now.micros()])?;
-    Ok(conn.last_insert_rowid())
-}
-
-fn queue_one(
-    conn: &Connection,
-    sink: &str,
-    (call, id, revision): (i64, &str, i64),
-    doc: i64,
-    after: Option<i64>,
-    now: Timestamp,
-) -> Result<i64> {
-    conn.prepare_cached(
-        "INSERT INTO delivery (sink, call, call_id, revision, doc, due_at, queued_at, after)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)
-         ON CONFLICT (call, sink, revision) DO UPDATE SET state = 0, flight = 0, due_at = excluded.due_at,
-             queued_at = excluded.queued_at, doc = excluded.doc, after = excluded.after, finished_at = NULL, attempts = 0,
-             refused = 0, age = 0, tried_up = NULL, last_error = NULL, body = NULL, batch = NULL
-         RETURNING delivery",
-    )?
-    .query_row(params![sink, call, id, revision, doc, now.micros(), after], |r| r.get(0))
-    .map_err(StoreError::from)
+fn revision_of<'a>(call: i64, id: &'a str, revision: i64, body: &'a str, rows: Option<&'a [u8]>) -> NewRevision<'a> {
+    NewRevision { call, id, revision, body, rows, after: None }
 }
 
 /// The calls the ledger was told of that began between two moments, by number.

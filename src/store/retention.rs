@@ -121,8 +121,9 @@ fn let_go(conn: &Connection, call: i64) -> Result<()> {
     Ok(())
 }
 
-/// Lets go what is older than its time in the other tables, up to `limit` rows of each. True: more is waiting.
-pub fn housekeep(conn: &Connection, now: Timestamp, limit: usize) -> Result<bool> {
+/// Lets go what is older than its time in the other tables, up to `limit` rows of each. `kept_since`: rows that could not be
+/// read and came before go; they may name people as others do. True: more is waiting.
+pub fn housekeep(conn: &Connection, now: Timestamp, kept_since: Timestamp, limit: usize) -> Result<bool> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let ledger_before = now.micros() - LEDGER_DAYS * DAY_MICROS;
     let dead_before = now.micros() - DEAD_DAYS * DAY_MICROS;
@@ -187,19 +188,12 @@ pub fn housekeep(conn: &Connection, now: Timestamp, limit: usize) -> Result<bool
              SELECT recording FROM upload WHERE state = 2 AND finished_at < ?1 AND last_error IS NOT NULL LIMIT ?2)",
         &[dead_before, limit],
     )?;
+    delete(
+        "DELETE FROM quarantine WHERE seq IN (SELECT seq FROM quarantine WHERE arrived_at < ?1 ORDER BY seq LIMIT ?2)",
+        &[kept_since.micros(), limit],
+    )?;
     delete("DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?1", &[QUARANTINE_MAX])?;
     Ok(more || merged.len() >= usize::try_from(limit).unwrap_or(usize::MAX))
-}
-
-/// Lets go of rows that could not be read and came before this moment, up to `limit`: they may name people as others do.
-/// True: more is waiting.
-pub fn let_go_quarantined(conn: &Connection, before: Timestamp, limit: usize) -> Result<bool> {
-    let gone = conn
-        .prepare_cached(
-            "DELETE FROM quarantine WHERE seq IN (SELECT seq FROM quarantine WHERE arrived_at < ?1 ORDER BY seq LIMIT ?2)",
-        )?
-        .execute(params![before.micros(), i64::try_from(limit).unwrap_or(i64::MAX)])?;
-    Ok(gone >= limit)
 }
 
 /// Pages of the file that hold something, and pages that are free, in bytes.

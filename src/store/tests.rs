@@ -36,7 +36,7 @@ fn append(store: &Store, batch: Batch) -> Vec<Option<i64>> {
     store.write_blocking(move |c| journal::append(c, &batch, &HashSet::new(), NOW)).expect("append")
 }
 
-fn settled(id: &str, revision: i64) -> Settled {
+pub(super) fn settled(id: &str, revision: i64) -> Settled {
     Settled {
         call: None,
         id: format!("pbx:{id}"),
@@ -318,7 +318,7 @@ fn unreadable_rows_are_kept_with_their_reason() {
     assert_eq!((reason.as_str(), body.len()), ("no uniqueid", 4_096));
     // and for a time only: they are of people, too
     let let_go = |before: Timestamp| {
-        store.write_blocking(move |c| retention::let_go_quarantined(c, before, 100)).expect("let go");
+        store.write_blocking(move |c| retention::housekeep(c, NOW, before, 100)).expect("let go");
         store.read_blocking(|c| Ok(c.query_row("SELECT count(*) FROM quarantine", [], |r| r.get(0))?)).expect("count")
     };
     let kept: [i64; 2] = [NOW, NOW.plus_micros(1)].map(let_go);
@@ -396,7 +396,7 @@ fn delivered_calls_go_after_their_time_and_pending_ones_never() {
     assert_eq!(left.expect("count"), 0);
     assert!(store.read_blocking(move |c| ledger::entry(c, old)).expect("entry").is_some(), "the ledger still knows it");
     let much_later = NOW.plus_micros(401 * DAY_MICROS);
-    store.write_blocking(move |c| retention::housekeep(c, much_later, 100)).expect("housekeep");
+    store.write_blocking(move |c| retention::housekeep(c, much_later, NOW, 100)).expect("housekeep");
     assert!(store.read_blocking(move |c| ledger::entry(c, old)).expect("entry").is_none());
 }
 

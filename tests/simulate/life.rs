@@ -271,7 +271,7 @@ impl Agent {
             sweep.step(conn, before, now, 250)?;
             Ok(sweep)
         })?;
-        self.store.write_blocking(move |conn| retention::housekeep(conn, now, 1_000))?;
+        self.store.write_blocking(move |conn| retention::housekeep(conn, now, Timestamp::default(), 1_000))?;
         Ok(())
     }
 

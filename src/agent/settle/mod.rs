@@ -360,7 +360,11 @@ impl Settler {
                     if aside == 0 {
                         return Err(StoreError::Content(why));
                     }
-                    tracing::error!(rows = aside, "rows of the journal cannot be read and are set aside: {why}");
+                    tracing::error!(
+                        rows = aside,
+                        "rows of the journal cannot be read and are set aside: {}",
+                        crate::log::text(&why)
+                    );
                     continue;
                 }
                 page => page?,

@@ -1,4 +1,4 @@
-use super::super::ledger::{Absorbed, Key, Settled};
+use super::super::ledger::{Absorbed, Settled};
 use super::super::outbox::{self, Page};
 use super::super::retention::{Sweep, drop_dead, housekeep};
 use super::super::{Store, fold};
@@ -7,26 +7,8 @@ use super::*;
 const NOW: Timestamp = Timestamp::from_secs(1_795_214_890);
 
 fn settled(call: Option<i64>, id: &str, revision: i64) -> Settled {
-    Settled {
-        call,
-        id: format!("pbx:{id}"),
-        revision,
-        state: State::Shipped,
-        hash: [7; 16],
-        started_at: Some(NOW),
-        ended_at: NOW,
-        supersedes: Vec::new(),
-        frozen: false,
-        rows: 1,
-        rules: 0,
-        zone: 0,
-        keys: vec![Key { text: id.into(), linkedid: true }],
-        document: Some(format!("{{\"id\":\"pbx:{id}\",\"revision\":{revision}}}")),
-        raw_rows: None,
-        absorbed: Vec::new(),
-        folded: Some(fold::fold([].iter()).expect("fold")),
-        recordings: Vec::new(),
-    }
+    let document = Some(format!("{{\"id\":\"pbx:{id}\",\"revision\":{revision}}}"));
+    Settled { call, document, ..crate::store::tests::settled(id, revision) }
 }
 
 struct Outbox {
@@ -56,7 +38,7 @@ impl Outbox {
         let step = self.store.write_blocking(|c| {
             drop_dead(c, 100)?;
             // tombstones have no rows, and go by themselves
-            housekeep(c, NOW.plus_micros(2 * 86_400_000_000), 100)?;
+            housekeep(c, NOW.plus_micros(2 * 86_400_000_000), NOW, 100)?;
             Sweep::default().step(c, NOW.plus_micros(1), NOW, 100)
         });
         step.expect("let go");

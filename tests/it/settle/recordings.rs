@@ -283,7 +283,7 @@ fn recordings_that_belong_to_nobody_are_bounded_in_number_and_time() {
     let housekeep = |at: Timestamp| {
         while bench
             .store
-            .write_blocking(move |conn| callferry::store::retention::housekeep(conn, at, 1_000))
+            .write_blocking(move |conn| callferry::store::retention::housekeep(conn, at, Timestamp::default(), 1_000))
             .expect("housekeep")
         {}
         bench.count("SELECT count(*) FROM recording")
