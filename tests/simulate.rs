@@ -3,7 +3,8 @@
 //! state is lost; all in virtual time and from one seed. After the storm every call is at every endpoint, in the revision
 //! that the rows tell of, once by its key, in order, and nothing is left over.
 //!
-//! `SIM_SEEDS=5000` runs that many, `SIM_SEED=17` that one, with everything that happened in it on the terminal.
+//! `SIM_SEEDS=5000` runs that many, `SIM_SEED=17` that one, with everything that happened in it on the terminal: a seed goes
+//! the same way on every machine. `SIM_TRACES=DIR` keeps what happened in each.
 
 #[allow(dead_code, reason = "the integration tests use the rest")]
 #[path = "support/expected.rs"]
@@ -81,6 +82,9 @@ fn try_seed(seed: u64) -> Result<(), (Vec<String>, Vec<String>)> {
         world.problem("it panicked, as told above".to_owned());
     }
     let World { problems, trace, .. } = world;
+    if let Ok(dir) = std::env::var("SIM_TRACES") {
+        std::fs::write(Path::new(&dir).join(seed.to_string()), trace.join("\n")).expect("a trace");
+    }
     if problems.is_empty() { Ok(()) } else { Err((problems, trace)) }
 }
 

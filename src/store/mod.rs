@@ -36,7 +36,7 @@ pub use ballast::{BALLAST, BALLAST_FILE, Ballast};
 pub use open::{agent_runs, open_beside, open_read_only};
 
 use crate::call::Timestamp;
-use threads::{Reader, Writer};
+use threads::{Pace, Reader, Writer};
 
 /// The state file inside the state directory.
 pub const STATE_FILE: &str = "callferry.db";
@@ -160,6 +160,16 @@ struct Inner {
 impl Store {
     /// Opens (or creates) the state in `dir`, takes the agent role, brings the schema up to date.
     pub fn open(dir: &Path) -> Result<Self> {
+        Self::open_at(dir, Pace::Threads)
+    }
+
+    /// [`Store::open`] without threads: what is asked of it is done by [`Store::step`] and within each blocking call, so that
+    /// a simulated run can be repeated exactly.
+    pub fn open_stepped(dir: &Path) -> Result<Self> {
+        Self::open_at(dir, Pace::Steps)
+    }
+
+    fn open_at(dir: &Path, pace: Pace) -> Result<Self> {
         open::create_private_dir(dir)?;
         let lock = open::take_role(dir)?;
         let path = dir.join(STATE_FILE);
@@ -176,13 +186,18 @@ impl Store {
         }
         .map_err(|e| if e.is_full() { StoreError::Full { path: dir.to_owned() } } else { e })?;
         Ok(Self(Arc::new(Inner {
-            writer: Writer::start(conn),
-            reader: Reader::start(read),
+            writer: Writer::start(conn, pace),
+            reader: Reader::start(read, pace),
             path,
             ballast,
             let_go_before: AtomicI64::new(i64::MIN),
             lock: Mutex::new(Some(lock)),
         })))
+    }
+
+    /// Does what was asked of a stepped state and waits, and says how much that was.
+    pub fn step(&self) -> usize {
+        self.0.writer.step() + self.0.reader.step()
     }
 
     /// Calls that ended before this moment need not be kept once they are delivered. Nothing is let go until this was set.

@@ -3,6 +3,9 @@
 //!
 //! Bounded by construction: an async caller holds one of [`WAITING_MAX`] permits, a blocking caller is a thread that
 //! waits for its answer.
+//!
+//! A simulation can do without the threads: the same work is then done step by step on its own, so that what is committed
+//! together does not depend on how swift a machine is.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -38,30 +41,70 @@ enum Job {
     Alone(PlainJob),
 }
 
-/// A thread with a queue of jobs in front of it.
+/// Who does the jobs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// A thread of its own, as they come.
+    Threads,
+    /// Whoever calls `step`, or asks and waits.
+    Steps,
+}
+
+impl Pace {
+    fn next<J>(self, queue: &mpsc::Receiver<J>) -> Option<J> {
+        match self {
+            Self::Threads => queue.recv().ok(),
+            Self::Steps => queue.try_recv().ok(),
+        }
+    }
+}
+
+/// Does jobs as long as its pace has more, and says how many it did.
+type Work<J> = Box<dyn FnMut(&mpsc::Receiver<J>) -> usize + Send>;
+
+/// What works through a queue of jobs.
 struct Worker<J> {
     jobs: Mutex<Option<mpsc::Sender<J>>>,
     permits: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Where no thread does it.
+    by_hand: Option<Mutex<(mpsc::Receiver<J>, Work<J>)>>,
 }
 
 impl<J: Send + 'static> Worker<J> {
-    fn start(name: &str, work: impl FnOnce(mpsc::Receiver<J>) + Send + 'static) -> Self {
+    fn start(name: &str, pace: Pace, mut work: Work<J>) -> Self {
         let (jobs, queue) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || work(queue))
-            .expect("the operating system refuses a thread at start");
+        let (thread, by_hand) = match pace {
+            Pace::Threads => {
+                let thread = thread::Builder::new()
+                    .name(name.to_owned())
+                    .spawn(move || {
+                        work(&queue);
+                    })
+                    .expect("the operating system refuses a thread at start");
+                (Some(thread), None)
+            }
+            Pace::Steps => (None, Some(Mutex::new((queue, work)))),
+        };
         Self {
             jobs: Mutex::new(Some(jobs)),
             permits: Arc::new(Semaphore::new(WAITING_MAX)),
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(thread),
+            by_hand,
         }
     }
 
     fn submit(&self, job: J) -> Result<()> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(StoreError::Closed)
+    }
+
+    /// Does what waits, where no thread does it.
+    fn step(&self) -> usize {
+        let Some(by_hand) = &self.by_hand else { return 0 };
+        let mut by_hand = by_hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let (queue, work) = &mut *by_hand;
+        work(queue)
     }
 
     /// Has the job done that `make` makes, and waits for its result.
@@ -81,12 +124,14 @@ impl<J: Send + 'static> Worker<J> {
         self.submit(make(Box::new(move |done| {
             let _ = tx.send(done);
         })))?;
+        self.step();
         rx.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Takes no more jobs, does those that wait, closes the connection.
     fn stop(&self) {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.step();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
             // should the last owner of the state be a job itself, its thread ends after it
             && thread.thread().id() != thread::current().id()
@@ -111,9 +156,9 @@ struct Alone {
 }
 
 impl Writer {
-    pub(super) fn start(conn: Connection) -> Self {
+    pub(super) fn start(conn: Connection, pace: Pace) -> Self {
         let interrupt = conn.get_interrupt_handle();
-        let worker = Worker::start("state-write", move |queue| write_loop(&conn, &queue));
+        let worker = Worker::start("state-write", pace, Box::new(move |queue| write_loop(&conn, queue, pace)));
         Self { worker, interrupt, alone: Arc::default() }
     }
 
@@ -155,6 +200,10 @@ impl Writer {
         self.worker.ask(|reply| Job::Alone(Box::new(move |conn| reply(job(conn))))).await
     }
 
+    pub(super) fn step(&self) -> usize {
+        self.worker.step()
+    }
+
     pub(super) fn stop(&self) {
         let interrupted = || {
             let mut alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,12 +224,15 @@ impl Writer {
 pub(super) struct Reader(Worker<PlainJob>);
 
 impl Reader {
-    pub(super) fn start(conn: Connection) -> Self {
-        Self(Worker::start("state-read", move |queue: mpsc::Receiver<PlainJob>| {
-            while let Ok(job) = queue.recv() {
-                job(&conn);
-            }
-        }))
+    pub(super) fn start(conn: Connection, pace: Pace) -> Self {
+        let work = move |queue: &mpsc::Receiver<PlainJob>| {
+            std::iter::from_fn(|| pace.next(queue)).map(|job| job(&conn)).count()
+        };
+        Self(Worker::start("state-read", pace, Box::new(work)))
+    }
+
+    pub(super) fn step(&self) -> usize {
+        self.0.step()
     }
 
     pub(super) async fn run<T, F>(&self, f: F) -> Result<T>
@@ -223,9 +275,11 @@ where
     })
 }
 
-fn write_loop(conn: &Connection, queue: &mpsc::Receiver<Job>) {
+fn write_loop(conn: &Connection, queue: &mpsc::Receiver<Job>, pace: Pace) -> usize {
     let mut next: Option<Job> = None;
-    while let Some(job) = next.take().or_else(|| queue.recv().ok()) {
+    let mut jobs = 0;
+    while let Some(job) = next.take().or_else(|| pace.next(queue)) {
+        jobs += 1;
         let first = match job {
             Job::Write(first) => first,
             Job::Alone(job) => {
@@ -241,7 +295,10 @@ fn write_loop(conn: &Connection, queue: &mpsc::Receiver<Job>) {
         // a full disk or an I/O error can undo the whole transaction: then nothing more may run as though in it
         while answers.len() < GROUP_COMMIT_MAX && !conn.is_autocommit() {
             match queue.try_recv() {
-                Ok(Job::Write(job)) => answers.push(job(Ok(conn))),
+                Ok(Job::Write(job)) => {
+                    jobs += 1;
+                    answers.push(job(Ok(conn)));
+                }
                 Ok(alone) => {
                     next = Some(alone);
                     break;
@@ -263,8 +320,11 @@ fn write_loop(conn: &Connection, queue: &mpsc::Receiver<Job>) {
             answer(lost.as_ref());
         }
     }
-    // leave a small file behind: the write-ahead log goes into the database
-    let _ = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    if matches!(pace, Pace::Threads) {
+        // leave a small file behind: the write-ahead log goes into the database
+        let _ = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+    jobs
 }
 
 /// For the jobs that had succeeded when a later one's error undid the transaction they shared.
@@ -324,7 +384,7 @@ mod tests {
 
     #[test]
     fn the_end_does_not_wait_for_what_runs_alone() {
-        let writer = Arc::new(Writer::start(Connection::open_in_memory().unwrap()));
+        let writer = Arc::new(Writer::start(Connection::open_in_memory().unwrap(), Pace::Threads));
         let (begun, has_begun) = mpsc::channel();
         let asked = Arc::clone(&writer);
         let waiting = thread::spawn(move || {

@@ -2,6 +2,8 @@
 //! dispatchers, driven step by step in virtual time.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -25,6 +27,9 @@ use crate::pbx::{SECOND, ZONE};
 use crate::sinks::ModelSink;
 use crate::table::ModelBackend;
 use crate::world::World;
+
+/// Pages that are read at once when nothing disturbs: more than the tables have.
+const PAGES: usize = 1_000;
 
 pub fn rules() -> Rules {
     Rules { trunks: vec!["PJSIP/trunk-*".to_owned()], ..Rules::default() }
@@ -50,6 +55,8 @@ struct Agent {
     /// Stored, and not taken in yet.
     waiting: VecDeque<Arrived>,
     wishes: Wishes,
+    /// The last poll left something unread.
+    more: bool,
     sweep: Sweep,
     /// Commits until nothing becomes durable any more; below zero: no end.
     fuse: Arc<AtomicI64>,
@@ -123,7 +130,7 @@ fn sinks(world: &World) -> Vec<Arc<dyn Sink>> {
 
 impl Agent {
     async fn start(world: &mut World) -> Result<Self> {
-        let store = Store::open(&world.dir.join("state"))?;
+        let store = Store::open_stepped(&world.dir.join("state"))?;
         let fuse = Arc::new(AtomicI64::new(-1));
         let (now, ahead, hook) = (Arc::clone(&world.now), world.plan.agent_ahead, Arc::clone(&fuse));
         let clock = Clock::from_fn(move || Timestamp::from_micros(now.load(Ordering::Relaxed) + ahead));
@@ -150,7 +157,7 @@ impl Agent {
             clock: clock.clone(),
             seed: world.rng.u64(..),
         };
-        let ship = Ship::start(sinks(world), &store, &options).await?;
+        let ship = stepped(&store, Ship::start(sinks(world), &store, &options)).await?;
         let positions: BTreeMap<String, String> = store.read_blocking(meta::positions)?.into_iter().collect();
         let config = source_config(world);
         let backend = Box::new(ModelBackend::new(&config.database, Arc::clone(&world.moods)));
@@ -165,6 +172,7 @@ impl Agent {
             clock,
             waiting: VecDeque::new(),
             wishes,
+            more: false,
             sweep: Sweep::default(),
             fuse,
             told_to: 0,
@@ -177,7 +185,7 @@ impl Agent {
             return Ok(true);
         }
         let asked_at = world.time();
-        let batch = match self.source.poll(&self.wishes).await {
+        let batch = match stepped(&self.store, self.source.poll(&self.wishes)).await {
             Ok(batch) => batch,
             Err(e) => {
                 world.tell(format!("the source fails: {e}"));
@@ -199,6 +207,7 @@ impl Agent {
             world.tell(format!("read {rows} rows; new of calls {calls:?}, caught up {caught_up}, {:?}", batch.reread));
         }
         world.committed(&batch);
+        self.more = batch.more;
         if batch.caught_up && !batch.more {
             world.seen_to = asked_at;
         }
@@ -279,17 +288,21 @@ impl Agent {
     async fn pass(&self, world: &mut World, micros: i64) {
         world.pass(micros);
         tokio::time::advance(Duration::from_micros(micros.unsigned_abs())).await;
-        // until the dispatchers wait for nothing but answers that take their time
+        self.rest(world).await;
+    }
+
+    /// Until the dispatchers wait for nothing but answers that take their time.
+    async fn rest(&self, world: &World) {
         let handle = tokio::runtime::Handle::current();
         loop {
             for _ in 0..8 {
                 tokio::task::yield_now().await;
             }
             let asleep: usize = world.endpoints.iter().map(|e| e.busy.load(Ordering::Relaxed)).sum();
-            if handle.metrics().num_alive_tasks() <= world.endpoints.len() + asleep {
+            let done = self.store.step();
+            if done == 0 && handle.metrics().num_alive_tasks() <= world.endpoints.len() + asleep {
                 return;
             }
-            let _ = tokio::join!(self.store.write(|_| Ok(())), self.store.read(|_| Ok(())));
         }
     }
 
@@ -310,6 +323,20 @@ impl Agent {
     }
 }
 
+/// What comes of `asking`, whose questions to the state are answered as they come.
+async fn stepped<T>(store: &Store, asking: impl Future<Output = T>) -> T {
+    let mut asking = pin!(asking);
+    poll_fn(|cx| {
+        loop {
+            let polled = asking.as_mut().poll(cx);
+            if polled.is_ready() || store.step() == 0 {
+                return polled;
+            }
+        }
+    })
+    .await
+}
+
 /// Whether the agent dies here.
 fn dies(world: &mut World) -> bool {
     world.time() < world.end_of_storm() && world.rng.u64(..300) < world.plan.kills
@@ -318,6 +345,7 @@ fn dies(world: &mut World) -> bool {
 /// Lives until it is killed, or until the storm is over and all has been delivered.
 pub async fn live(world: &mut World) -> Result<End> {
     let mut agent = Agent::start(world).await?;
+    agent.rest(world).await;
     world.tell("the agent starts".to_owned());
     while world.time() < world.end_of_storm() || !world.is_quiet() {
         if world.time() < world.end_of_storm() {
@@ -348,9 +376,14 @@ pub async fn live(world: &mut World) -> Result<End> {
     let calm: Vec<i64> =
         [vec![SECOND; 20], vec![15 * SECOND; 60], vec![120 * SECOND; 20], vec![1_800 * SECOND; 54]].concat();
     for (n, wait) in calm.into_iter().enumerate() {
-        agent.step(world).await?;
-        while !agent.waiting.is_empty() {
-            agent.settle(world)?;
+        for _ in 0..PAGES {
+            agent.step(world).await?;
+            while !agent.waiting.is_empty() {
+                agent.settle(world)?;
+            }
+            if !agent.more {
+                break;
+            }
         }
         agent.pass(world, wait).await;
         if n == 50 {

@@ -81,7 +81,8 @@ fn parts_of_line(number: usize, rows: Vec<Row>) -> Vec<Expected> {
         .into_iter()
         .map(|(id, rows)| {
             // the line never ends, nor does a caller whose last rows went before they could be read
-            let ends = |r: &Row| matches!(r, Row::Cel(r) if r.uniqueid == id && r.event == CelEvent::ChanEnd);
+            let is_end = |event: &CelEvent| matches!(event, CelEvent::ChanEnd | CelEvent::Hangup);
+            let ends = |r: &Row| matches!(r, Row::Cel(r) if r.uniqueid == id && is_end(&r.event));
             let marks = Marks { timeout: id == line || !rows.iter().any(ends), ..Marks::default() };
             let content = build(&CallRows::of(&rows), &rules(), &ZONE, &marks);
             let newest = rows.iter().filter_map(Row::time).map(callferry::source::raw_micros).max();
@@ -99,6 +100,12 @@ pub fn check(world: &mut World) {
             problems.push(format!("never read (call {}): {}", row.call, row.sign));
         }
     }
+    // a line shows by its login only that it is never hung up; where nobody could read that, its callers may be told as one call
+    let is_login =
+        |h: &HeldRow, line: usize| h.call == line && matches!(&h.row, Row::Cel(r) if r.appname == "AgentLogin");
+    let unknown = |line: &usize| !world.held.iter().any(|h| is_login(h, *line));
+    let unknown: Vec<usize> = world.nailed.iter().copied().filter(unknown).collect();
+    world.half_known.extend(unknown);
     let all = expected(world, &world.held);
     for endpoint in world.endpoints.clone() {
         let name = endpoint.name;
@@ -156,7 +163,9 @@ fn was_so_once(world: &World, call: &Expected, got: &Value) -> bool {
     let own: Vec<&HeldRow> = world.held.iter().filter(|h| h.call == call.number).collect();
     let batches: BTreeSet<u64> = own.iter().map(|h| h.batch).collect();
     let is = |part: &dyn Fn(u64) -> bool| {
-        let some: Vec<HeldRow> = own.iter().filter(|h| part(h.batch)).map(|h| (*h).clone()).collect();
+        // other calls' rows tell of a restart
+        let some: Vec<HeldRow> =
+            world.held.iter().filter(|h| h.call != call.number || part(h.batch)).cloned().collect();
         expected(world, &some).iter().any(|e| e.content == *got)
     };
     // or of what came after, where that is more than was known before

@@ -92,6 +92,8 @@ pub struct World {
     pub purged: BTreeSet<usize>,
     /// Calls of which an earlier state knew rows that are gone.
     pub half_known: BTreeSet<usize>,
+    /// Signs of the rows that an earlier state had.
+    known_once: BTreeSet<String>,
     /// When a poll last saw everything that was shown.
     pub seen_to: i64,
     /// Rows that were committed to the table after the gap list gave them up.
@@ -154,6 +156,7 @@ impl World {
             gone: BTreeSet::new(),
             purged: BTreeSet::new(),
             half_known: BTreeSet::new(),
+            known_once: BTreeSet::new(),
             seen_to: 0,
             t0: None,
             trace: Vec::new(),
@@ -338,6 +341,9 @@ impl World {
         self.purged.insert(call);
         if !self.signs.contains(&sign) {
             self.unreadable.insert(sign.clone());
+            if self.known_once.contains(&sign) {
+                self.half_known.insert(call);
+            }
         }
         self.gone.insert(sign);
     }
@@ -458,7 +464,7 @@ impl World {
             self.half_known.insert(self.call_of[&sign]);
             self.unreadable.insert(sign);
         }
-        self.signs.clear();
+        self.known_once.append(&mut self.signs);
         self.held.clear();
         self.seen_to = 0;
         self.tell("the state is lost".to_owned());
