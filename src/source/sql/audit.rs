@@ -46,6 +46,11 @@ impl Compare {
             }
     }
 
+    /// A difference is to be confirmed now: what can be found in another way has to be looked for before.
+    pub fn confirms(&self, now: i64) -> bool {
+        self.suspects.is_some() && self.due(now)
+    }
+
     /// Moments to come are moments of a clock that was set back since.
     pub fn clock_was_set_back(&mut self) {
         self.next = None;
@@ -245,7 +250,7 @@ mod tests {
     fn a_difference_is_believed_the_second_time() {
         let mut c = Compare::default();
         assert!(!c.weigh(0, 15, 300, &map(&[(1, 5), (2, 7)]), &map(&[(1, 5), (2, 6)])));
-        assert!(!c.due(14) && c.due(15));
+        assert!(!c.due(14) && !c.confirms(14) && c.due(15) && c.confirms(15));
         assert!(c.weigh(15, 15, 300, &map(&[(1, 5), (2, 7)]), &map(&[(1, 5), (2, 6)])));
         assert_eq!(c.take(), [2]);
         c.committed();

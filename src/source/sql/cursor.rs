@@ -7,7 +7,9 @@
 //! - the same row: go on;
 //! - another row at that id: the table was emptied and filled anew: a new generation begins, by time;
 //! - no row at that id nor above: a replica that lags behind, or an emptied table: wait, and look at what lies below;
-//! - no row at that id, but rows above: old rows were purged: go on.
+//! - no row at that id, rows above and older ones below: some rows were removed: go on;
+//! - no row at that id nor below, but rows above: nothing is left of what was read. Old rows were purged, or the table was
+//!   emptied and has come as far again: a new generation begins, and what lies below may be on its way.
 
 use std::collections::VecDeque;
 
@@ -21,7 +23,7 @@ use super::probe::Shape;
 use super::start::{first, from_time};
 use super::{Found, Visit, read};
 use crate::call::{Row, RowTime, Timestamp, WallTime};
-use crate::source::{Place, PlacedRow, SourceError, Table, raw_micros};
+use crate::source::{Place, PlacedRow, Quarantined, SourceError, Table, raw_micros};
 
 /// Where reading stands, as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +80,23 @@ impl IdPosition {
 }
 
 impl IdPosition {
+    /// Whether the rows that lie below, the nearest first, are another table's, now that the row at `id` has gone.
+    fn is_replaced(&self, below: impl Iterator<Item = (i64, Result<Row, Quarantined>)>) -> bool {
+        let began = self.trail.first().map_or(self.id, |(id, _)| *id);
+        let mut strange = false;
+        for (at, row) in below {
+            if let Some((_, mark)) = self.trail.iter().find(|(id, _)| *id == at) {
+                return mark_of_row(&row) != *mark;
+            }
+            let written = row.ok().and_then(|r| written_at(&r)).map(raw_micros);
+            // a second of slack: neighbours are not quite in order of time
+            let is_newer = written.zip(self.written).is_some_and(|(w, last)| w > last.saturating_add(1_000_000));
+            // among those that were read, none of which is left, stands one that was not
+            strange |= is_newer || at > began;
+        }
+        strange
+    }
+
     /// For a table whose id cannot be trusted any longer: a new generation, by time.
     pub const fn by_time(&self) -> super::lanes::TimePosition {
         super::lanes::TimePosition {
@@ -116,6 +135,9 @@ pub struct IdLane {
     /// When to ask for what was given up, database time.
     look_back: i64,
     waiting: bool,
+    /// The row at the cursor is not there, nor any above: what the table shows now is behind, or of another table. Rows
+    /// that are missing must not be taken from it.
+    behind: bool,
     begin_by_time: bool,
     /// The last poll left nothing unread: what it finds now was not there then, however old it says to be.
     live: bool,
@@ -135,6 +157,7 @@ impl IdLane {
             look_again: i64::MIN,
             look_back: i64::MIN,
             waiting: false,
+            behind: false,
             begin_by_time: false,
             live: false,
             clock: i64::MIN,
@@ -197,6 +220,11 @@ impl IdLane {
             self.pending = Some(position);
             return Ok(found);
         };
+        if self.behind {
+            self.live = true;
+            self.pending = Some(position);
+            return Ok(found);
+        }
         self.fill(shape, &mut position, &rows, &mut found);
         // of a full page the answer ends with its last row
         let missing = rows.iter().filter(|c| read::lane(c) == MISSING).filter_map(|c| read::id(shape, c));
@@ -210,7 +238,7 @@ impl IdLane {
         self.live = !found.more;
         if let (false, Some(committed)) = (found.more, &self.position) {
             found.rows.extend(self.audit.run(visit, shape, committed).await?);
-            if !position.given_up.is_empty() && !self.waiting && visit.now >= self.look_back {
+            if !position.given_up.is_empty() && visit.now >= self.look_back {
                 self.look_back = visit.now.saturating_add(visit.timing.audit_every);
                 look_back(visit, shape, &mut position, &mut found).await?;
             }
@@ -251,6 +279,7 @@ impl IdLane {
     ) -> Result<Option<Vec<&'r [super::backend::Cell]>>, SourceError> {
         let mut forward: Vec<_> = rows.iter().filter(|c| read::lane(c) == FORWARD).collect();
         forward.sort_by_key(|c| read::id(shape, c));
+        self.behind = false;
         let Some(mark) = &position.row else {
             return Ok(Some(forward));
         };
@@ -263,29 +292,26 @@ impl IdLane {
             self.renew(visit, shape, position, "another row stands where reading had come to").await?;
             return Ok(None);
         }
-        if visit.now < self.look_again && forward.is_empty() {
+        self.behind = forward.is_empty();
+        if visit.now < self.look_again && self.behind {
             return Ok(Some(forward));
         }
         // the row has gone: what lies below tells why
         let Some(id) = &shape.id else { return Ok(Some(forward)) };
         let mut statement = Statement::new(shape.engine);
         statement.push(&shape.select(FORWARD as u8)).push(" WHERE ").push(id).push(" < ").bind(Param::Int(position.id));
-        statement.push(&format!(" ORDER BY {id} DESC LIMIT 1"));
+        statement.push(&format!(" ORDER BY {id} DESC LIMIT {}", 2 * TRAIL));
         let below = visit.select(&statement).await?;
-        let replaced = below.first().is_some_and(|cells| {
-            let at = read::id(shape, cells);
-            match position.trail.iter().find(|(id, _)| Some(*id) == at) {
-                Some((_, mark)) => mark_of(shape, cells) != *mark,
-                None => {
-                    let written = read::row(shape, cells).ok().and_then(|r| written_at(&r)).map(raw_micros);
-                    // a second of slack: neighbours are not quite in order of time
-                    written.zip(position.written).is_some_and(|(w, last)| w > last.saturating_add(1_000_000))
-                }
-            }
-        });
+        let replaced =
+            position.is_replaced(below.iter().filter_map(|c| Some((read::id(shape, c)?, read::row(shape, c)))));
         if replaced {
             self.renew(visit, shape, position, "rows newer than what was read stand below where reading had come to")
                 .await?;
+            return Ok(None);
+        }
+        if below.is_empty() && !forward.is_empty() {
+            tracing::debug!(table = %shape.name, id = position.id, "nothing is left of what was read: a new generation begins");
+            self.begin(position, 1);
             return Ok(None);
         }
         self.look_again = visit.now.saturating_add(visit.timing.look_again);
@@ -321,13 +347,18 @@ impl IdLane {
         let from = position.written.map_or(i64::MIN, |w| w.saturating_sub(margin));
         let id = from_time(visit, shape, &|row| written_at(row).is_some_and(|t| raw_micros(t) >= from)).await?;
         tracing::warn!(table = %shape.name, generation, from_id = id, "reading begins anew, by time: {why}");
+        self.begin(position, id);
+        Ok(())
+    }
+
+    /// A new generation that begins with this id.
+    fn begin(&mut self, position: &mut IdPosition, id: i64) {
         let written = position.written;
-        *position = IdPosition { written, ..IdPosition::before(id, generation) };
+        *position = IdPosition { written, ..IdPosition::before(id, position.generation + 1) };
         self.recent.clear();
         self.audit = IdAudit::default();
         self.waiting = false;
         self.live = false;
-        Ok(())
     }
 
     /// Takes rows that had been missing.
@@ -468,7 +499,7 @@ fn mark_of(shape: &Shape, cells: &[super::backend::Cell]) -> String {
 }
 
 /// A row that cannot be read is known by its text.
-fn mark_of_row(row: &Result<Row, crate::source::Quarantined>) -> String {
+fn mark_of_row(row: &Result<Row, Quarantined>) -> String {
     match row {
         Ok(row) => read::fingerprint(row),
         Err(q) => format!("unreadable:{}", q.body.chars().take(64).collect::<String>()),

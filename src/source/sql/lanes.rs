@@ -167,9 +167,10 @@ impl TimeLane {
         }
         self.clock = visit.now;
         let mut position = self.position.clone().unwrap_or_else(|| first(visit, shape));
-        if position.walk.is_none() && visit.now >= self.next_walk {
+        let confirms = self.compare.confirms(visit.now);
+        if position.walk.is_none() && (visit.now >= self.next_walk || confirms) {
             // channel events have only this lane, and come in order: their last seconds are enough most of the time
-            let wide = shape.table == Table::Cdr || visit.now >= self.next_near;
+            let wide = shape.table == Table::Cdr || visit.now >= self.next_near || confirms;
             position.walk = Some(near(visit, shape, &position, wide));
             if wide {
                 self.next_near = visit.now.saturating_add(visit.timing.near_every);

@@ -217,7 +217,38 @@ on_every_backend!(purged_up_to_the_cursor, |pbx| {
     events(&mut pbx, [8]).await;
     let (rows, _) = reading.poll().await.expect("reads");
     assert_eq!(ids(&rows), [8]);
-    assert_eq!(reading.generations(Table::Cel), [0]);
+    // nothing tells these from rows of a table that was emptied and has come as far again
+    assert_eq!(reading.generations(Table::Cel), [0, 1, 2]);
+    pbx.database.run("DELETE FROM cel WHERE 1 = 1").await;
+    let uniqueid = pbx.uniqueid(1, 309);
+    pbx.cel(Some(9), "CHAN_START", 1, &uniqueid, &uniqueid).await;
+    reading.drain().await.expect("reads");
+    // then the lowest may come last, and be below where reading had come to
+    let uniqueid = pbx.uniqueid(1, 307);
+    pbx.cel(Some(7), "CHAN_START", 1, &uniqueid, &uniqueid).await;
+    let (rows, _) = reading.poll().await.expect("reads");
+    assert_eq!(ids(&rows), [7]);
+    assert_eq!(reading.rows(Table::Cel).len(), 10);
+});
+
+on_every_backend!(an_older_table_fills_no_gap, |pbx| {
+    let timing = Timing { look_again: 0, ..Timing::default() };
+    let mut reading = Reading::timed(&pbx.database.config(), timing);
+    events(&mut pbx, (1..=20).filter(|id| *id != 3)).await;
+    reading.drain().await.expect("reads");
+    // a replica that is behind shows the table as it was before it was emptied
+    pbx.database.run("DELETE FROM cel WHERE 1 = 1").await;
+    for id in 1..=4 {
+        let uniqueid = pbx.uniqueid(90, 200 + id);
+        pbx.cel(Some(id), "CHAN_START", 90, &uniqueid, &uniqueid).await;
+    }
+    assert_eq!(reading.drain().await.expect("reads"), 0);
+    pbx.database.run("DELETE FROM cel WHERE 1 = 1").await;
+    events(&mut pbx, (1..=20).filter(|id| *id != 3)).await;
+    assert_eq!(reading.drain().await.expect("reads"), 0);
+    events(&mut pbx, [3]).await;
+    let (rows, _) = reading.poll().await.expect("reads");
+    assert_eq!(ids(&rows), [3], "the third was on its way");
 });
 
 on_every_backend!(a_replica_that_lags_behind, |pbx| {
