@@ -320,8 +320,8 @@ pub const MARK_TIMEOUT: &str = "timeout";
 pub const MARK_GAP: &str = "source_gap";
 /// The linkedid of a nailed-up channel.
 pub const MARK_NAILED: &str = "nailed_up";
-/// The id of a channel that was nailed up when the rows of some of its calls were forgotten: it stays so, whatever the
-/// rows that are left tell.
+/// The id of a channel that was nailed up when the rows of some of its calls were forgotten, or all of them were over: it
+/// stays so, whatever the rows that are left tell.
 pub const MARK_NAILED_FOR_GOOD: &str = "nailed_up_for_good";
 /// The call could not be built or recorded, by a fault of ours: its rows are kept in the journal.
 pub const MARK_UNBUILT: &str = "unbuilt";

@@ -13,14 +13,15 @@ use crate::agent::marks::Marked;
 use crate::agent::picture::Reread;
 use crate::call::{CallState, Row, Timestamp};
 use crate::correlate::completion::Progress;
-use crate::correlate::group::{GroupId, partition_with};
+use crate::correlate::group::{GroupId, partition_with, shared_ids};
 use crate::correlate::{Zone, ids};
 use crate::metrics;
 use crate::source::Quarantined;
 use crate::store::fold::{self, HeldRow};
 use crate::store::forgotten::Gate;
 use crate::store::ledger::{
-    self, Entry, Key, MARK_GAP, MARK_NAILED, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT, Settled, State,
+    self, Entry, Key, MARK_GAP, MARK_NAILED, MARK_NAILED_FOR_GOOD, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT, Settled,
+    State,
 };
 use crate::store::{Result, journal, recordings};
 
@@ -231,7 +232,8 @@ impl Settler {
             .into_iter()
             .map(|part| part.into_iter().filter_map(|i| rows.get(i).cloned()).collect())
             .collect();
-        if parts.len() > 1 {
+        let several = parts.len() > 1;
+        if several {
             self.mark_nailed(&parts, plan);
         }
         let mut next: Option<Timestamp> = None;
@@ -287,6 +289,9 @@ impl Settler {
             plan.calls.push(Planned { group, built, entries: own, stage, part: true, wanted });
         }
         if all_over {
+            if several {
+                self.mark_nailed_for_good(&plain, plan);
+            }
             plan.done.push(group);
         } else if unbuilt && next.is_none() {
             plan.aside.push(group);
@@ -342,6 +347,16 @@ impl Settler {
         for linkedid in new {
             let at = ids::Id::parse(linkedid).map_or(Timestamp::default(), |id| Timestamp::from_secs(id.epoch));
             self.mark(linkedid.into(), MARK_NAILED, Some(at), plan);
+        }
+    }
+
+    /// The rows that tell who is nailed up are let go some time after the last of these calls, and a line that is held open
+    /// has more callers after that.
+    fn mark_nailed_for_good(&mut self, rows: &[Row], plan: &mut Plan) {
+        let new: Vec<&str> = shared_ids(rows).into_iter().filter(|id| !self.book.is_nailed_for_good(id)).collect();
+        for id in new {
+            let at = ids::Id::parse(id).map_or(Timestamp::default(), |id| Timestamp::from_secs(id.epoch));
+            self.mark(id.into(), MARK_NAILED_FOR_GOOD, Some(at), plan);
         }
     }
 
