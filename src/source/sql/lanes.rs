@@ -154,7 +154,11 @@ impl TimeLane {
     /// What was found and not stored counts as not found.
     pub fn forget(&mut self) {
         self.pending = None;
-        self.unstored.clear();
+        if !self.unstored.is_empty() {
+            self.unstored.clear();
+            // before an audit finds it
+            (self.next_walk, self.next_near) = (i64::MIN, i64::MIN);
+        }
         self.compare.forget();
     }
 
