@@ -28,6 +28,8 @@ use crate::sinks::ModelSink;
 use crate::table::ModelBackend;
 use crate::world::World;
 
+/// Rounds in which the dispatchers come to rest: far more than they ever need.
+const ROUNDS: usize = 10_000;
 /// Pages that are read at once when nothing disturbs: more than the tables have.
 const PAGES: usize = 1_000;
 
@@ -294,7 +296,7 @@ impl Agent {
     /// Until the dispatchers wait for nothing but answers that take their time.
     async fn rest(&self, world: &World) {
         let handle = tokio::runtime::Handle::current();
-        loop {
+        for _ in 0..ROUNDS {
             for _ in 0..8 {
                 tokio::task::yield_now().await;
             }
@@ -304,6 +306,7 @@ impl Agent {
                 return;
             }
         }
+        panic!("the dispatchers never come to rest");
     }
 
     async fn step(&mut self, world: &mut World) -> Result<bool> {
