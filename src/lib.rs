@@ -17,6 +17,7 @@ pub mod call; // the contract: Call, Party, Leg, Step; CelRow, CdrRow
 pub mod cli; // one file a subcommand
 pub mod config; // every setting, declared once
 pub mod correlate; // pure: rows to calls
+pub mod deflate; // compressing one text after another
 pub mod finding; // what check reports
 pub mod log; // where and how events are written, masked numbers
 pub mod metrics; // every metric, declared once

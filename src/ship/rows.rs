@@ -4,14 +4,13 @@
 use std::io::{Read, Write};
 
 use chrono::{FixedOffset, Offset, TimeZone};
-use flate2::Compression;
 use flate2::read::DeflateDecoder;
-use flate2::write::DeflateEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::RenderError;
 use crate::call::{CdrRow, CelRow, RowTime, Timestamp};
 use crate::correlate::{CallRows, Zone};
+use crate::deflate::{Form, deflate};
 
 /// More than the largest group the correlator builds a call from.
 const INFLATED_MAX: u64 = 256 << 20;
@@ -35,10 +34,8 @@ pub struct FrozenRows {
 pub fn freeze_rows(rows: &CallRows, zone: &Zone) -> Vec<u8> {
     let freezing =
         Freezing { zone, cel: rows.cel.iter().map(|r| &**r).collect(), cdr: rows.cdr.iter().map(|r| &**r).collect() };
-    let mut encoder = DeflateEncoder::new(Vec::with_capacity(1_024), Compression::fast());
     // writing into memory fails only where there is none
-    let written = serde_json::to_writer(&mut encoder, &freezing).map_err(std::io::Error::from);
-    written.and_then(|()| encoder.flush()).and_then(|()| encoder.finish()).unwrap_or_default()
+    deflate(Form::Raw, |text| Ok(serde_json::to_writer(text, &freezing)?)).unwrap_or_default()
 }
 
 /// Frozen rows whose JSON went through `change`; `None` from that: it is not JSON.
@@ -46,8 +43,7 @@ pub(super) fn rewrite_rows(bytes: &[u8], change: impl FnOnce(&str) -> Option<Str
     let fault = |e: &dyn std::fmt::Display| RenderError(format!("frozen rows: {e}"));
     let text = String::from_utf8(inflate(bytes)?).map_err(|e| fault(&e))?;
     let text = change(&text).ok_or_else(|| fault(&"not JSON"))?;
-    let mut encoder = DeflateEncoder::new(Vec::with_capacity(bytes.len()), Compression::fast());
-    encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).map_err(|e| fault(&e))
+    deflate(Form::Raw, |kept| kept.write_all(text.as_bytes())).map_err(|e| fault(&e))
 }
 
 fn inflate(bytes: &[u8]) -> Result<Vec<u8>, RenderError> {

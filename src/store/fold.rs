@@ -1,15 +1,14 @@
 //! The rows of a built call as one compressed blob: zlib over NDJSON, one line a row, so that a late row can rebuild it.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
-use flate2::{Compress, Compression, FlushCompress, Status};
 use serde::{Deserialize, Serialize};
 
 use super::{Result, StoreError};
 use crate::call::{CdrRow, CelRow, Row};
+use crate::deflate::{Form, deflate};
 
 /// No call is larger than this once unfolded: the row cap times a generous row.
 const UNFOLDED_BYTES_MAX: u64 = 256 << 20;
@@ -37,41 +36,20 @@ enum ReadLine {
     Cdr(i64, CdrRow),
 }
 
-thread_local! {
-    // setting a compressor up costs more than compressing a call with it
-    static FOLDER: RefCell<(Compress, Vec<u8>)> = RefCell::new((Compress::new(Compression::fast(), true), Vec::new()));
-}
-
 /// Folds the rows of a call.
 pub fn fold<'a>(rows: impl Iterator<Item = &'a HeldRow>) -> Result<Vec<u8>> {
-    FOLDER.with_borrow_mut(|(compress, text)| {
-        text.clear();
+    let folded = deflate(Form::Zlib, |text| {
         for held in rows {
             let line = match &held.row {
                 Row::Cel(row) => Line::Cel(held.generation, row),
                 Row::Cdr(row) => Line::Cdr(held.generation, row),
             };
-            serde_json::to_writer(&mut *text, &line).map_err(|e| StoreError::Content(e.to_string()))?;
+            serde_json::to_writer(&mut *text, &line)?;
             text.push(b'\n');
         }
-        compress.reset();
-        let mut folded = Vec::with_capacity(text.len() / 2 + 64);
-        loop {
-            let done = usize::try_from(compress.total_in()).unwrap_or(usize::MAX);
-            let rest = text.get(done..).unwrap_or_default();
-            let status = compress
-                .compress_vec(rest, &mut folded, FlushCompress::Finish)
-                .map_err(|e| StoreError::Content(e.to_string()))?;
-            if status == Status::StreamEnd {
-                break;
-            }
-            folded.reserve(folded.capacity().max(256));
-        }
-        folded.shrink_to_fit();
-        // one huge call must not keep its memory for ever
-        text.shrink_to(1 << 20);
-        Ok(folded)
-    })
+        Ok(())
+    });
+    folded.map_err(|e| StoreError::Content(e.to_string()))
 }
 
 /// Unfolds what [`fold`] made.
