@@ -40,6 +40,12 @@ impl Lanes {
         }
     }
 
+    /// The source has caught up: old rows that come from now on (an import, a replica that lagged) are a history of their
+    /// own, of which nothing has been read.
+    pub fn forget(&mut self) {
+        (self.cel, self.cdr) = (None, None);
+    }
+
     /// Everything that happened before has been read. Of a table that was read to its end (`read_out`) that is everything
     /// until `db_now`, however old its last row is: records may have been switched off long ago, or never written.
     pub fn horizon(&self, read_out: &[Table], db_now: Option<Timestamp>) -> Option<Timestamp> {

@@ -95,6 +95,9 @@ pub struct Picture {
     asks: bool,
     rereading: BTreeSet<GroupId>,
     touched: BTreeSet<GroupId>,
+    /// A record came for them in the batch taken in last. Events are read before records: what was committed between the
+    /// two, together with that record, is seen with the next batch.
+    recorded: BTreeSet<GroupId>,
     /// By the agent's clock, unlike what is due.
     looks: BTreeSet<(Timestamp, GroupId)>,
     cached: usize,
@@ -131,9 +134,13 @@ impl Picture {
                 open.held_since = None;
                 open.aside = false;
                 open.arrived = open.arrived.max(arrived);
+                let is_record = matches!(held.row, Row::Cdr(_));
                 open.rows.push(Held { seq, row: Some(held) });
                 self.cached += 1;
                 self.touched.insert(group);
+                if is_record {
+                    self.recorded.insert(group);
+                }
                 if self.cached > policy.cached_rows_max {
                     self.trim(policy.cached_rows_max / 2);
                 }
@@ -147,6 +154,9 @@ impl Picture {
         for gone in joined.absorbed {
             let Some(other) = self.groups.remove(&gone) else { continue };
             self.unschedule(gone, other.due);
+            if self.recorded.remove(&gone) {
+                self.recorded.insert(group);
+            }
             if let Some(at) = other.look_at {
                 self.looks.remove(&(at, gone));
             }
@@ -158,9 +168,7 @@ impl Picture {
             open.calls.extend(other.calls);
             open.progress.absorb(other.progress);
             open.arrived = open.arrived.max(other.arrived);
-            open.cdr_asked = false;
-            open.held_since = None;
-            open.aside = false;
+            (open.cdr_asked, open.held_since, open.aside) = (false, None, false);
             open.frozen |= other.frozen;
             if open.wanted == Wanted::No {
                 open.wanted = other.wanted;
@@ -204,6 +212,11 @@ impl Picture {
     /// Groups that changed since they were judged last.
     pub fn touched(&mut self) -> Vec<GroupId> {
         std::mem::take(&mut self.touched).into_iter().filter(|g| self.groups.contains_key(g)).collect()
+    }
+
+    /// Another batch is taken in. Returns the groups that may have waited for it.
+    pub fn next_batch(&mut self) -> BTreeSet<GroupId> {
+        std::mem::take(&mut self.recorded)
     }
 
     /// Moments that were noted are to come now: nothing may wait for them.
@@ -327,6 +340,7 @@ impl Picture {
             let Some(open) = self.groups.get_mut(group) else { continue };
             open.wanted = wanted;
             open.cdr_asked = true;
+            self.recorded.remove(group);
             if matches!(open.reread, Reread::Waits(_)) {
                 open.reread = Reread::Done;
                 self.rereading.remove(group);
@@ -351,9 +365,9 @@ impl Picture {
         }
     }
 
-    /// Whether anything waits for its record to be asked for.
+    /// Whether anything waits for its record to be asked for, or for the batch after it.
     pub fn holds(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || !self.recorded.is_empty()
     }
 
     /// Decides whether a group is to be settled, or when to look again. `horizon`: everything that was visible at this
@@ -370,6 +384,10 @@ impl Picture {
         let hold = self.asks && lacks_cdr && !open.cdr_asked && end == Some(End::Complete) && horizon < hold_until;
         if hold {
             (end, due) = (None, Some(hold_until));
+        }
+        let by_record = policy.grace.has_cel && end == Some(End::Complete) && open.progress.ends_by_record();
+        if by_record && self.recorded.contains(&group) {
+            (end, due) = (None, None);
         }
         let wants_cdr = lacks_cdr && end.is_none();
         let old = open.due;
@@ -486,7 +504,7 @@ impl Picture {
         self.calls.insert(call, group);
     }
 
-    /// Groups whose moment has come.
+    /// Those whose moment has come.
     pub fn due(&self, horizon: Timestamp) -> Vec<GroupId> {
         self.due.iter().take_while(|(at, _)| *at <= horizon).map(|(_, g)| *g).collect()
     }

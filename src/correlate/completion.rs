@@ -235,6 +235,11 @@ impl Progress {
         if quiet { after(grace.quiet.max(if grace.has_cdr { grace.cdr } else { 0 })) } else { Verdict::Open }
     }
 
+    /// Records, not events, say that it is over.
+    pub fn ends_by_record(&self) -> bool {
+        !self.any_cel || self.channels.iter().any(|c| c.seen.cel && !self.has_ended_by_event(c))
+    }
+
     fn has_ended(&self, channel: &Channel) -> bool {
         channel.seen.cdr || self.has_ended_by_event(channel)
     }

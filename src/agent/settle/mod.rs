@@ -195,6 +195,7 @@ impl Settler {
     }
 
     fn try_take(&mut self, arrived: Arrived) -> Result<()> {
+        let waited = self.picture.next_batch();
         if let Some(start) = arrived.start {
             self.setup.frame.start_at = start;
         }
@@ -235,7 +236,10 @@ impl Settler {
         }
         match arrived.db_now.filter(|_| arrived.caught_up) {
             // also backwards, where the database's clock was set back: nothing may count as past that is to come
-            Some(now) => self.see_to(now),
+            Some(now) => {
+                self.see_to(now);
+                self.lanes.forget();
+            }
             // what was seen before does not help: rows of then may have become visible only now (a replica that lagged,
             // an import), the records of a call pages before its events
             None => self.see_to(self.lanes.horizon(&arrived.read_out, arrived.db_now).unwrap_or_default()),
@@ -246,6 +250,7 @@ impl Settler {
         let touched = self.picture.touched();
         self.news(&touched);
         let cut = if arrived.caught_up { BTreeSet::new() } else { touched.iter().copied().collect() };
+        self.cut.extend(waited);
         for group in std::mem::replace(&mut self.cut, cut) {
             if !self.cut.contains(&group) {
                 self.judge(group);

@@ -57,6 +57,53 @@ fn records_that_become_visible_pages_before_their_events_wait_for_them() {
     );
 }
 
+#[test]
+fn what_was_committed_between_the_reading_of_the_tables_is_seen_whole_with_the_next_batch() {
+    let mut bench = Bench::new();
+    // one transaction of old calls: the records are read, the events were asked for a moment before
+    let records = placed((10..20).map(|n| call_cdr(n, n, 30)), 100);
+    assert_eq!(bench.read(records, MUCH_LATER).shipped, 0);
+    assert!(bench.settler.waits(0));
+    let events = placed((10..20).flat_map(|n| call_cel(n, n, 30)), 1_000);
+    let outcome = bench.read(events, MUCH_LATER);
+    assert_eq!((outcome.shipped, outcome.revised), (10, 0));
+    assert!(bench.documents().iter().all(|(_, _, d)| d["incomplete"] == serde_json::json!([])));
+    // where there are no events nothing more is waited for
+    assert_eq!(bench.read(placed([call_cdr(30, 30, 30)], 2_000), MUCH_LATER).shipped, 0);
+    assert_eq!(bench.read(Vec::new(), MUCH_LATER).shipped, 1);
+    bench.assert_settled();
+}
+
+#[test]
+fn an_import_of_old_calls_is_a_history_of_its_own() {
+    let mut bench = Bench::new();
+    // the same run has read history of a later time
+    for n in 0..2 {
+        let rows = placed(call(n, 86_400 + n, 30), 1 + 20 * n);
+        bench.feed(Batch { caught_up: false, more: true, ..batch(rows, MUCH_LATER) });
+    }
+    bench.read(Vec::new(), MUCH_LATER);
+    // the records fit in one page, their events do not
+    let read_out = vec![Table::Cdr];
+    let mut page = |rows| {
+        let batch = Batch { caught_up: false, more: true, ..batch(rows, MUCH_LATER) };
+        bench.feed(Batch { read_out: read_out.clone(), ..batch }).revised
+    };
+    let call_of = |n: i64| (n, 600 * (n - 10), 30);
+    let events = |calls: std::ops::Range<i64>| calls.map(call_of).flat_map(|(n, at, talk)| call_cel(n, at, talk));
+    let records = (10..20).map(call_of).map(|(n, at, talk)| call_cdr(n, at, talk));
+    page(placed(records, 100));
+    assert_eq!(page(placed(events(10..15), 1_000)), 0);
+    assert_eq!(page(placed(events(15..20), 2_000)), 0);
+    bench.read(Vec::new(), MUCH_LATER);
+    bench.assert_settled();
+    assert!(
+        bench.documents().iter().all(|(_, revision, d)| *revision == 1 && d["incomplete"] == serde_json::json!([])),
+        "{:?}",
+        bench.documents().iter().map(|(id, revision, d)| (id, revision, &d["incomplete"])).collect::<Vec<_>>()
+    );
+}
+
 /// Records that were switched off, or never written: their table has been read to its end long before the events.
 #[test]
 fn history_without_records_does_not_wait_for_its_last_event() {
