@@ -16,6 +16,11 @@ use callferry::correlate::{CallRows, Marks, Rules, Zone, build};
 use callferry::source::csv;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
+/// As the program has it (src/main.rs).
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const ZONE: Zone = Zone::Named(chrono_tz::Europe::Prague);
 const GRACE: Grace = Grace { cdr: 0, quiet: 0, cdr_only: 0, has_cel: true, has_cdr: true };
 

@@ -14,6 +14,7 @@ have_mariadb() {
 
 missing=()
 have cc || missing+=(gcc libc6-dev)
+have make || missing+=(make)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] || missing+=(ca-certificates)
 if [ "${1:-build}" = test ]; then
     # the -core packages hold the servers' programs without the service that would start one on the standard port
