@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::{Row, Timestamp};
 use crate::correlate::completion::{Progress, RestartSign, RestartWatch};
+use crate::correlate::ids::Id;
 use crate::correlate::{Marks, Zone};
 use crate::store::ledger::{MARK_GAP, MARK_NAILED, MARK_NAILED_FOR_GOOD, MARK_RESTART, MARK_TIMEOUT, MARK_UNBUILT};
 
@@ -177,6 +178,18 @@ impl MarkBook {
     /// Whether a restart lies after `from` and no later than `to`.
     pub fn restart_between(&self, from: Timestamp, to: Timestamp) -> bool {
         self.restarts.found.iter().any(|(_, at)| from < *at && *at <= to)
+    }
+
+    /// Linkedids whose calls were shipped before they had ended, and whose PBX has restarted since they began.
+    pub fn timed_out_over_restart(&self) -> Vec<CompactString> {
+        let restarted = |id: &Id| {
+            let since = Timestamp::from_secs(id.epoch);
+            self.restarts.found.iter().any(|(name, at)| id.systemname == name && since < *at)
+        };
+        let timed_out = self.marks.iter().filter(|(_, m)| m.timeout.is_some()).map(|(id, _)| id);
+        let mut all: Vec<_> = timed_out.filter(|id| Id::parse(id).is_some_and(|id| restarted(&id))).cloned().collect();
+        all.sort_unstable();
+        all
     }
 
     /// Linkedids that the restart at this moment closed.

@@ -215,18 +215,18 @@ impl Settler {
             // the rows are in the journal already
             self.load()?;
         } else if let Some(zone) = self.zones.last().cloned() {
-            let mut withdrawn = Vec::new();
+            let mut signs = Vec::new();
             for (seq, held) in arrived.rows {
                 if seq <= self.loaded_to {
                     continue;
                 }
                 self.lanes.observe(&held.row, &zone, arrived.db_now);
-                withdrawn.extend(self.watch(&held.row, &zone));
+                signs.extend(self.watch(&held.row, &zone));
                 self.picture.take(seq, held, &zone, arrived.db_now, &self.setup.policy);
             }
             self.look_up(&zone)?;
-            for at in withdrawn {
-                self.withdraw(at, &zone)?;
+            for sign in signs {
+                self.heed(sign, &zone)?;
             }
         }
         if arrived.caught_up
@@ -357,7 +357,7 @@ impl Settler {
         let Some(zone) = self.zones.last().cloned() else { return Ok(()) };
         let marks = self.store.read_blocking(ledger::marks)?;
         self.book = MarkBook::new(marks, std::mem::take(&mut self.book.restarts));
-        let mut after = 0;
+        let (mut after, mut signs) = (0, Vec::new());
         loop {
             let page = match self.store.read_blocking(move |conn| journal::page(conn, after, PAGE)) {
                 Err(StoreError::Content(why)) => {
@@ -377,11 +377,15 @@ impl Settler {
             let Some(last) = page.last() else { break };
             after = last.seq;
             for row in page {
-                self.watch(&row.held.row, &zone);
+                signs.extend(self.watch(&row.held.row, &zone));
                 self.picture.take(row.seq, row.held, &zone, None, &self.setup.policy);
             }
             self.look_up(&zone)?;
         }
+        for sign in signs {
+            self.heed(sign, &zone)?;
+        }
+        self.open_timed_out(&zone)?;
         self.loaded_to = after;
         self.stale = false;
         self.picture.touch_all();
@@ -466,44 +470,55 @@ impl Settler {
         self.look_up(zone)
     }
 
-    /// A restart that was found makes every open group of that PBX a candidate. Returns the moment of one that is to be
-    /// withdrawn.
-    fn watch(&mut self, row: &Row, zone: &Zone) -> Option<Timestamp> {
-        match self.book.watch(row, zone)? {
+    /// Looks whether a row tells of a restart, and says so.
+    fn watch(&mut self, row: &Row, zone: &Zone) -> Option<RestartSign> {
+        let sign = self.book.watch(row, zone)?;
+        match &sign {
             RestartSign::Restarted { systemname, at } => {
                 tracing::warn!(systemname, %at, "the PBX restarted; calls that were up are closed as incomplete");
-                self.picture.touch_all();
-                None
             }
-            RestartSign::Withdrawn { systemname, at } => {
-                tracing::warn!(
-                    systemname,
-                    "two PBXs write to this table under one systemname: set systemname in each asterisk.conf. Restarts \
-                     are not recognised any more"
-                );
-                Some(at)
-            }
+            RestartSign::Withdrawn { systemname, .. } => tracing::warn!(
+                systemname,
+                "two PBXs write to this table under one systemname: set systemname in each asterisk.conf. Restarts \
+                 are not recognised any more"
+            ),
         }
+        Some(sign)
     }
 
-    /// Opens the calls again that a restart closed which was none.
-    fn withdraw(&mut self, at: Timestamp, zone: &Zone) -> Result<()> {
-        for linkedid in self.book.closed_by(at) {
-            self.book.clear(&linkedid, MARK_RESTART);
-            let key = Key { text: linkedid.clone(), linkedid: true };
-            let name = linkedid.clone();
-            let entries = self.store.write_blocking(move |conn| {
-                ledger::unmark(conn, &name, MARK_RESTART)?;
-                ledger::find(conn, std::iter::once(&key))
-            })?;
-            for entry in entries {
-                if self.picture.group_of_call(entry.call).is_none() {
-                    let attached = self.attached(&entry)?;
-                    self.picture.reopen(attached, zone);
+    /// A restart makes every open group of that PBX a candidate, and every call that was shipped as one that does not end.
+    /// One that was none gives back what it closed.
+    fn heed(&mut self, sign: RestartSign, zone: &Zone) -> Result<()> {
+        match sign {
+            RestartSign::Restarted { .. } => self.open_timed_out(zone)?,
+            RestartSign::Withdrawn { at, .. } => {
+                for linkedid in self.book.closed_by(at) {
+                    self.book.clear(&linkedid, MARK_RESTART);
+                    let name = linkedid.clone();
+                    self.store.write_blocking(move |conn| ledger::unmark(conn, &name, MARK_RESTART))?;
+                    self.open_again(linkedid, zone)?;
                 }
             }
         }
         self.picture.touch_all();
+        Ok(())
+    }
+
+    /// Calls that were shipped as they were may have ended with a restart.
+    fn open_timed_out(&mut self, zone: &Zone) -> Result<()> {
+        let linkedids = self.book.timed_out_over_restart();
+        linkedids.into_iter().try_for_each(|linkedid| self.open_again(linkedid, zone))
+    }
+
+    /// Opens the calls of a linkedid again, though no row came.
+    fn open_again(&mut self, linkedid: CompactString, zone: &Zone) -> Result<()> {
+        let key = Key { text: linkedid, linkedid: true };
+        for entry in self.store.read_blocking(move |conn| ledger::find(conn, std::iter::once(&key)))? {
+            if self.picture.group_of_call(entry.call).is_none() {
+                let attached = self.attached(&entry)?;
+                self.picture.reopen(attached, zone);
+            }
+        }
         Ok(())
     }
 

@@ -63,6 +63,30 @@ fn a_restart_of_the_pbx_closes_what_was_up() {
 }
 
 #[test]
+fn a_restart_ends_what_was_shipped_as_a_call_that_does_not_end() {
+    let mut bench = Bench::new();
+    bench.read(placed(call_cel(1, 0, 30)[..4].to_vec(), 1), EPOCH + 10);
+    assert_eq!(bench.read(Vec::new(), EPOCH + 86_500).shipped, 1);
+    // the restart is seen, and recorded with another call, in the last moment before the agent is killed
+    let id = format!("{}.3", EPOCH + 90_000);
+    let up = event(CelEvent::ChanStart, EPOCH + 90_000, &id, &id, "PJSIP/1001-00000001");
+    let mut rows = placed([up], 50);
+    rows.extend(placed(call(2, 20, 30), 60));
+    assert_eq!(bench.read(rows, EPOCH + 90_001).shipped, 1);
+    let mut bench = bench.restart();
+    assert_eq!(bench.read(Vec::new(), EPOCH + 90_015).revised, 1);
+    let first = format!("pbx:{}", ids(1, 0).0);
+    let told = bench.documents().into_iter().filter(|(id, ..)| *id == first);
+    let reasons: Vec<String> =
+        told.map(|(_, _, d)| d["incomplete"][0].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(reasons, ["timeout", "pbx_restart"]);
+    // it is over now
+    let down = event(CelEvent::ChanEnd, EPOCH + 90_030, &id, &id, "PJSIP/1001-00000001");
+    assert_eq!(bench.read(placed([down], 51), MUCH_LATER).shipped, 1);
+    bench.assert_settled();
+}
+
+#[test]
 fn a_restart_that_was_none_is_taken_back() {
     let mut bench = Bench::new();
     bench.read(placed(call_cel(1, 0, 30)[..4].to_vec(), 1), EPOCH + 10);
