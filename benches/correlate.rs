@@ -1,7 +1,6 @@
 //! How fast rows become calls: one simple call, the captures' mix, and 1k to 1M rows fed in windows as the agent feeds
 //! them (grouped, judged, built, forgotten), where the cost of a row must not grow.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
@@ -164,7 +163,7 @@ impl<'a> Traffic<'a> {
 struct Feed {
     grouper: Grouper,
     open: GroupMap<(Vec<Row>, Progress)>,
-    touched: BTreeSet<GroupId>,
+    touched: Vec<GroupId>,
     built: usize,
 }
 
@@ -182,9 +181,11 @@ impl Feed {
             let (rows, progress) = self.open.entry(joined.group).or_default();
             progress.observe(&row, &ZONE);
             rows.push(row);
-            self.touched.insert(joined.group);
+            self.touched.push(joined.group);
         }
-        for group in std::mem::take(&mut self.touched) {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for group in self.touched.drain(..) {
             let ended = self.open.get(&group).is_some_and(|(_, p)| p.verdict(&GRACE) != Verdict::Open);
             if ended && let Some((members, _)) = self.open.remove(&group) {
                 black_box(build(&CallRows::of(&members), rules, &ZONE, &Marks::default()));

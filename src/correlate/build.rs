@@ -129,14 +129,14 @@ fn linkedids(rows: &CallRows) -> Vec<&str> {
 }
 
 fn has_ended(scene: &Scene<'_>) -> bool {
-    let mut progress = Progress::default();
-    for event in &scene.events {
-        progress.observe_event(event.row, Some(event.t));
-    }
+    let lives = scene.chans.iter().filter(|c| c.seen).map(|c| (c.uniqueid(), &c.life));
+    let ended = scene.events.iter().filter(|e| e.row.event == CelEvent::LinkedidEnd).map(|e| e.row.linkedid.as_str());
+    let mut progress = Progress::of_lives(lives, ended);
     for record in &scene.records {
         progress.observe_record(record.row, record.start, record.end);
     }
-    let grace = Grace { cdr: 0, quiet: 0, cdr_only: 0, has_cel: true, has_cdr: true };
+    // whether a record is still to come does not keep it open
+    let grace = Grace { cdr: 0, quiet: 0, cdr_only: 0, has_cel: true, has_cdr: false };
     progress.verdict(&grace) != Verdict::Open
 }
 

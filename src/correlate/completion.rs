@@ -34,7 +34,7 @@ pub struct Grace {
 /// What is known so far of whether a group has ended. Small; kept for each open group.
 #[derive(Clone, Debug, Default)]
 pub struct Progress {
-    /// Sorted by uniqueid.
+    /// Sorted by the hash of the uniqueid.
     channels: Vec<Channel>,
     /// Linkedids (hashed) that have a LINKEDID_END, sorted.
     linkedids_ended: Vec<u64>,
@@ -55,13 +55,21 @@ const BRIDGES_KEPT: usize = 4;
 #[derive(Clone, Debug, Default)]
 struct Channel {
     uniqueid: CompactString,
+    /// Of the uniqueid.
+    hash: u64,
+    life: Life,
+    /// Hashes of the first basic bridges it entered, in the order of their hashes.
+    bridges: Vec<u64>,
+}
+
+/// What is known of a channel's end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Life {
     seen: Seen,
     /// Hash of the linkedid its HANGUP carries; 0: none seen.
     hangup_linkedid: u64,
     /// Newest entry into or exit from a bridge, exits after entries of the same time.
     last_bridge: Option<(Timestamp, bool)>,
-    /// Hashes of the first basic bridges it entered, in the order of their hashes.
-    bridges: Vec<u64>,
 }
 
 /// What was seen of a channel.
@@ -129,24 +137,24 @@ impl Progress {
             return;
         }
         self.agent_login |= row.event == CelEvent::AppStart && row.appname.eq_ignore_ascii_case("AgentLogin");
-        let bridge = matches!(row.event, CelEvent::BridgeEnter | CelEvent::BridgeExit);
-        let channel = self.channel(&row.uniqueid);
-        channel.seen.cel = true;
-        channel.seen.local |= ids::is_local(&row.channel);
-        channel.seen.own_event |= !bridge;
-        match row.event {
-            CelEvent::ChanStart => channel.seen.start = true,
-            CelEvent::ChanEnd => channel.seen.end = true,
-            CelEvent::Hangup => {
-                channel.seen.hangup = true;
-                channel.hangup_linkedid = channel.hangup_linkedid.max(hashed(&row.linkedid));
-            }
-            _ => {}
+        self.channel(&row.uniqueid).life.observe(row, time);
+    }
+
+    /// Of a call whose events were read already: what became of its channels, and the linkedids that have ended.
+    pub(super) fn of_lives<'a>(
+        lives: impl Iterator<Item = (&'a str, &'a Life)>,
+        linkedids_ended: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let mut progress = Self::default();
+        for (uniqueid, life) in lives {
+            progress.any_cel = true;
+            progress.channel(uniqueid).life.absorb(life);
         }
-        if bridge {
-            let exit = row.event == CelEvent::BridgeExit;
-            channel.last_bridge = channel.last_bridge.max(time.map(|t| (t, exit)));
+        for linkedid in linkedids_ended {
+            progress.any_cel = true;
+            insert_sorted(&mut progress.linkedids_ended, hashed(linkedid));
         }
+        progress
     }
 
     /// A channel of many bridges may be nailed up.
@@ -167,9 +175,9 @@ impl Progress {
         for t in [start, end].into_iter().flatten() {
             self.spans(t);
         }
-        let channel = self.channel(&row.uniqueid);
-        channel.seen.cdr = true;
-        channel.seen.local |= ids::is_local(&row.channel);
+        let seen = &mut self.channel(&row.uniqueid).life.seen;
+        seen.cdr = true;
+        seen.local |= ids::is_local(&row.channel);
     }
 
     fn spans(&mut self, t: Timestamp) {
@@ -182,10 +190,12 @@ impl Progress {
         if self.channels.get(self.recent).is_some_and(|c| c.uniqueid == uniqueid) {
             return &mut self.channels[self.recent];
         }
-        let at = match self.channels.binary_search_by(|c| c.uniqueid.as_str().cmp(uniqueid)) {
+        let hash = hashed(uniqueid);
+        let order = |c: &Channel| c.hash.cmp(&hash).then_with(|| c.uniqueid.as_str().cmp(uniqueid));
+        let at = match self.channels.binary_search_by(order) {
             Ok(at) => at,
             Err(at) => {
-                self.channels.insert(at, Channel { uniqueid: uniqueid.into(), ..Channel::default() });
+                self.channels.insert(at, Channel { uniqueid: uniqueid.into(), hash, ..Channel::default() });
                 at
             }
         };
@@ -216,12 +226,13 @@ impl Progress {
         if !self.any_cel {
             return after(grace.cdr_only);
         }
-        let mut left = self.channels.iter().filter(|c| c.seen.cel && !self.has_ended(c)).peekable();
+        let mut left = self.channels.iter().filter(|c| c.life.seen.cel && !self.has_ended(c)).peekable();
         if left.peek().is_none() {
-            let mut by_record = self.channels.iter().filter(|c| c.seen.cel && !self.has_ended_by_event(c)).peekable();
+            let mut by_record =
+                self.channels.iter().filter(|c| c.life.seen.cel && !self.has_ended_by_event(c)).peekable();
             return if by_record.peek().is_some() {
                 // hung up and recorded: if more events of it are logged they are being written
-                after(if by_record.all(|c| c.seen.hangup) { LAST_EVENTS } else { grace.quiet })
+                after(if by_record.all(|c| c.life.seen.hangup) { LAST_EVENTS } else { grace.quiet })
             } else if !grace.has_cdr || self.callers_cdr_is_here() {
                 after(0)
             } else {
@@ -230,39 +241,43 @@ impl Progress {
         }
         // an event list without CHAN_END ends channels at HANGUP; one without either leaves only the CDR to go by, and
         // other channels of a finished caller then count as gone when they are quiet
-        let ends_by_event = self.channels.iter().any(|c| c.seen.hangup || c.seen.end);
-        let quiet = if ends_by_event { left.all(|c| c.seen.hangup) } else { self.channels.iter().any(|c| c.seen.cdr) };
+        let ends_by_event = self.channels.iter().any(|c| c.life.seen.hangup || c.life.seen.end);
+        let quiet = if ends_by_event {
+            left.all(|c| c.life.seen.hangup)
+        } else {
+            self.channels.iter().any(|c| c.life.seen.cdr)
+        };
         if quiet { after(grace.quiet.max(if grace.has_cdr { grace.cdr } else { 0 })) } else { Verdict::Open }
     }
 
     /// Records, not events, say that it is over.
     pub fn ends_by_record(&self) -> bool {
-        !self.any_cel || self.channels.iter().any(|c| c.seen.cel && !self.has_ended_by_event(c))
+        !self.any_cel || self.channels.iter().any(|c| c.life.seen.cel && !self.has_ended_by_event(c))
     }
 
     fn has_ended(&self, channel: &Channel) -> bool {
-        channel.seen.cdr || self.has_ended_by_event(channel)
+        channel.life.seen.cdr || self.has_ended_by_event(channel)
     }
 
     fn has_ended_by_event(&self, channel: &Channel) -> bool {
-        let seen = &channel.seen;
+        let seen = &channel.life.seen;
         if seen.end {
             return true;
         }
-        if seen.hangup && self.linkedids_ended.binary_search(&channel.hangup_linkedid).is_ok() {
+        if seen.hangup && self.linkedids_ended.binary_search(&channel.life.hangup_linkedid).is_ok() {
             return true;
         }
         // a nailed-up channel is in this call only through its bridges, and gone with the last of them
-        !seen.own_event && !seen.start && channel.last_bridge.is_some_and(|(_, exit)| exit)
+        !seen.own_event && !seen.start && channel.life.last_bridge.is_some_and(|(_, exit)| exit)
     }
 
     /// The founding channel's record: of a call that began with a pair of Local channels any record will do, since
     /// which of its channels gets one depends on how the pair was optimised away.
     fn callers_cdr_is_here(&self) -> bool {
-        let founder = self.channels.iter().filter(|c| c.seen.cel).min_by(|a, b| ids::compare(&a.uniqueid, &b.uniqueid));
+        let founder = self.channels.iter().filter(|c| c.life.seen.cel).min_by_key(|c| ids::rank(&c.uniqueid));
         match founder {
-            Some(c) if c.seen.local => self.channels.iter().any(|c| c.seen.cdr),
-            Some(c) => c.seen.cdr,
+            Some(c) if c.life.seen.local => self.channels.iter().any(|c| c.life.seen.cdr),
+            Some(c) => c.life.seen.cdr,
             None => false,
         }
     }
@@ -276,7 +291,7 @@ impl Progress {
     pub fn wants_cdr(&self) -> bool {
         self.any_cel
             && !self.callers_cdr_is_here()
-            && self.channels.iter().filter(|c| c.seen.cel).all(|c| self.has_ended(c) || c.seen.hangup)
+            && self.channels.iter().filter(|c| c.life.seen.cel).all(|c| self.has_ended(c) || c.life.seen.hangup)
     }
 
     /// A channel that many callers were bridged to one after another, or AgentLogin: the group has to be split by
@@ -300,6 +315,36 @@ impl Channel {
     }
 
     fn absorb(&mut self, other: Self) {
+        self.life.absorb(&other.life);
+        for bridge in other.bridges {
+            self.add_bridge(bridge);
+        }
+    }
+}
+
+impl Life {
+    /// Takes in an event of the channel that is no LINKEDID_END.
+    pub(super) fn observe(&mut self, row: &CelRow, time: Option<Timestamp>) {
+        let bridge = matches!(row.event, CelEvent::BridgeEnter | CelEvent::BridgeExit);
+        self.seen.cel = true;
+        self.seen.local |= ids::is_local(&row.channel);
+        self.seen.own_event |= !bridge;
+        match row.event {
+            CelEvent::ChanStart => self.seen.start = true,
+            CelEvent::ChanEnd => self.seen.end = true,
+            CelEvent::Hangup => {
+                self.seen.hangup = true;
+                self.hangup_linkedid = self.hangup_linkedid.max(hashed(&row.linkedid));
+            }
+            _ => {}
+        }
+        if bridge {
+            let exit = row.event == CelEvent::BridgeExit;
+            self.last_bridge = self.last_bridge.max(time.map(|t| (t, exit)));
+        }
+    }
+
+    fn absorb(&mut self, other: &Self) {
         let (a, b) = (&mut self.seen, other.seen);
         a.cel |= b.cel;
         a.start |= b.start;
@@ -310,9 +355,6 @@ impl Channel {
         a.local |= b.local;
         self.hangup_linkedid = self.hangup_linkedid.max(other.hangup_linkedid);
         self.last_bridge = self.last_bridge.max(other.last_bridge);
-        for bridge in other.bridges {
-            self.add_bridge(bridge);
-        }
     }
 }
 

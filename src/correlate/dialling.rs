@@ -1,5 +1,7 @@
 //! Who dialled whom: the applications that ran, what they dialled, and the device each of it made.
 
+use memchr::memrchr;
+
 use super::ids;
 use super::scene::{Scene, runs_after_hangup};
 use super::shape;
@@ -134,14 +136,10 @@ impl<'a> Target<'a> {
         if self.leads_to(endpoint) { self.number() } else { None }
     }
 
-    pub fn is_endpoint(&self, endpoint: &str) -> bool {
-        self.leads_to(endpoint)
-    }
-
-    fn leads_to(&self, endpoint: &str) -> bool {
-        let peer = ids::peer_of(endpoint);
+    pub fn leads_to(&self, endpoint: &str) -> bool {
+        let Some((tech, peer)) = ids::split(endpoint, b'/') else { return false };
         let by_name = || same(self.host(), peer) || same(self.address(), peer);
-        self.is_tech(endpoint) && (by_name() || self.is_group())
+        same(tech, self.tech) && (by_name() || self.is_group())
     }
 
     /// What follows the host's slash, or stands before its `@`: `777@trunk`, `trunk/777`, `user:secret@trunk/777`,
@@ -160,13 +158,13 @@ impl<'a> Target<'a> {
 
     /// Host or peer, with a port where one stands there.
     fn address(&self) -> &'a str {
-        let head = self.rest.split('/').next().unwrap_or(self.rest);
-        head.rsplit_once('@').map_or(head, |(_, host)| host)
+        let head = ids::split(self.rest, b'/').map_or(self.rest, |(head, _)| head);
+        memrchr(b'@', head.as_bytes()).map_or(head, |at| &head[at + 1..])
     }
 
     fn host(&self) -> &'a str {
         let address = self.address();
-        address.split(':').next().unwrap_or(address)
+        ids::split(address, b':').map_or(address, |(host, _)| host)
     }
 
     /// A group of DAHDI channels (`g1`, `G1`, `r1`, `R1`): any of them may be taken.
@@ -175,14 +173,9 @@ impl<'a> Target<'a> {
         self.tech.eq_ignore_ascii_case("DAHDI") && digits.is_some_and(|d| d.starts_with(|c: char| c.is_ascii_digit()))
     }
 
-    fn is_tech(&self, endpoint: &str) -> bool {
-        endpoint.split_once('/').is_some_and(|(tech, _)| same(tech, self.tech))
-    }
-
     /// The endpoint as a name: `PJSIP/trunk` of `PJSIP/777@trunk`.
     pub fn endpoint(&self) -> String {
-        let peer = self.host();
-        format!("{}/{peer}", self.tech)
+        [self.tech, "/", self.host()].concat()
     }
 }
 
@@ -208,10 +201,10 @@ fn same(a: &str, b: &str) -> bool {
 
 /// The destinations in the arguments of Dial.
 pub(super) fn targets(data: &str) -> impl Iterator<Item = Target<'_>> {
-    let first = data.split(',').next().unwrap_or("");
+    let first = ids::split(data, b',').map_or(data, |(first, _)| first);
     first.split('&').filter_map(|text| {
         let text = text.trim();
-        let (tech, rest) = text.split_once('/')?;
+        let (tech, rest) = ids::split(text, b'/')?;
         Some(Target { text, tech, rest })
     })
 }
@@ -224,16 +217,13 @@ pub(super) fn find_diallers<'a>(scene: &mut Scene<'a>, runs: &[AppRun<'a>]) {
             continue;
         }
         let by_app = dialler_by_app(scene, runs, i);
-        let by_record = dialler_by_record(scene, i);
-        let found = by_app.or(by_record);
-        if let Some((_, number)) = by_app
-            && !number.is_empty()
-        {
-            scene.chans[i].dial_number = number;
-        } else if let Some((_, number)) = by_record {
+        // the record tells what the application does not
+        let told = by_app.is_some_and(|(_, number)| !number.is_empty());
+        let by_record = if told { None } else { dialler_by_record(scene, i) };
+        if let Some((_, number)) = by_record.or(by_app) {
             scene.chans[i].dial_number = number;
         }
-        let dialler = found.map(|(d, _)| d).or_else(|| dialler_by_place(scene, i));
+        let dialler = by_app.or(by_record).map(|(d, _)| d).or_else(|| dialler_by_place(scene, i));
         scene.chans[i].dialler = dialler.filter(|&d| d != i);
     }
 }
@@ -249,8 +239,7 @@ fn dialler_by_app<'a>(scene: &Scene<'a>, runs: &[AppRun<'a>], i: usize) -> Optio
         if run.is(DIALLERS) {
             let matched = targets(run.data).find_map(|t| {
                 if chan.is_real() {
-                    let number = t.number_on(chan.endpoint);
-                    return (number.is_some() || t.is_endpoint(chan.endpoint)).then(|| number.unwrap_or(""));
+                    return t.leads_to(chan.endpoint).then(|| t.number().unwrap_or(""));
                 }
                 let local = t.text.strip_prefix("Local/")?;
                 let local = local.strip_suffix("/n").unwrap_or(local);
@@ -281,10 +270,10 @@ fn dialler_by_record<'a>(scene: &Scene<'a>, i: usize) -> Option<(usize, &'a str)
     let chan = &scene.chans[i];
     let record = scene.records.iter().find(|r| chan.is_named(&r.row.dstchannel))?;
     let by = scene.by_id(&record.row.uniqueid).filter(|&d| d != i)?;
-    let number = targets(&record.row.lastdata).find_map(|t| t.number_on(chan.endpoint));
     // a record names whoever was bridged with it, also a caller that was handed over
-    let dialled_it = number.is_some() || targets(&record.row.lastdata).any(|t| t.is_endpoint(chan.endpoint));
-    dialled_it.then(|| (by, number.unwrap_or("")))
+    let dialled_it = || targets(&record.row.lastdata).filter(|t| t.leads_to(chan.endpoint));
+    let number = dialled_it().find_map(|t| t.number());
+    number.or_else(|| dialled_it().next().map(|_| "")).map(|number| (by, number))
 }
 
 /// A dialler is made shortly before what it dials: so many channels back it is looked for.
@@ -355,8 +344,8 @@ mod tests {
     fn dial_strings_name_endpoint_and_number() {
         let all: Vec<Target<'_>> = targets("PJSIP/1001&SIP/out/777&PJSIP/888@trunk-a,30,tT(&x)").collect();
         assert_eq!(all.len(), 3);
-        assert!(all[0].is_endpoint("PJSIP/1001"));
-        assert!(!all[0].is_endpoint("SIP/1001"));
+        assert!(all[0].leads_to("PJSIP/1001"));
+        assert!(!all[0].leads_to("SIP/1001"));
         assert_eq!(all[1].number_on("SIP/out"), Some("777"));
         assert_eq!(all[2].number_on("PJSIP/trunk-a"), Some("888"));
         assert_eq!(all[2].endpoint(), "PJSIP/trunk-a");

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
+
 /// The values of one `extra`, in order.
 pub struct Pairs<'a> {
     rest: &'a str,
@@ -13,17 +15,13 @@ pub struct Pairs<'a> {
 pub struct Pair<'a> {
     pub key: &'a str,
     value: &'a str,
-    quoted: bool,
+    escaped: bool,
 }
 
 impl<'a> Pair<'a> {
     /// The value as text; escapes are resolved.
     pub fn text(&self) -> Cow<'a, str> {
-        if self.quoted && self.value.contains('\\') {
-            Cow::Owned(unescape(self.value))
-        } else {
-            Cow::Borrowed(self.value)
-        }
+        if self.escaped { Cow::Owned(unescape(self.value)) } else { Cow::Borrowed(self.value) }
     }
 }
 
@@ -64,45 +62,47 @@ impl<'a> Iterator for Pairs<'a> {
     type Item = Pair<'a>;
 
     fn next(&mut self) -> Option<Pair<'a>> {
-        let between = self.rest.bytes().take_while(|b| b.is_ascii_whitespace() || *b == b',').count();
-        let rest = &self.rest[between..];
-        self.rest = "";
-        let rest = rest.strip_prefix('"')?;
-        let end = string_end(rest)?;
-        let key = &rest[..end];
-        let rest = rest[end + 1..].trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
-        if let Some(text) = rest.strip_prefix('"') {
-            let end = string_end(text)?;
+        let text = std::mem::take(&mut self.rest);
+        let bytes = text.as_bytes();
+        let is = |at: usize, wanted: u8| (bytes.get(at) == Some(&wanted)).then_some(at + 1);
+        let past =
+            |from: usize, skipped: fn(&u8) -> bool| from + bytes[from..].iter().take_while(|b| skipped(b)).count();
+        let key_at = is(past(0, |b| b.is_ascii_whitespace() || *b == b','), b'"')?;
+        let (key_end, _) = string_end(bytes, key_at)?;
+        let key = &text[key_at..key_end];
+        let colon = is(past(key_end + 1, u8::is_ascii_whitespace), b':')?;
+        let value_at = past(colon, u8::is_ascii_whitespace);
+        if let Some(from) = is(value_at, b'"') {
+            let (end, escaped) = string_end(bytes, from)?;
             self.rest = &text[end + 1..];
-            return Some(Pair { key, value: &text[..end], quoted: true });
+            return Some(Pair { key, value: &text[from..end], escaped });
         }
-        let end = bare_end(rest)?;
-        self.rest = &rest[end..];
-        Some(Pair { key, value: rest[..end].trim_end(), quoted: false })
+        let end = value_at + bare_end(&bytes[value_at..])?;
+        self.rest = &text[end..];
+        Some(Pair { key, value: text[value_at..end].trim_end(), escaped: false })
     }
 }
 
-/// Place of the closing quote; `None` when it was cut off.
-fn string_end(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let mut i = 0;
-    while i < bytes.len() {
-        match bytes[i] {
-            b'"' => return Some(i),
-            b'\\' => i += 2,
-            _ => i += 1,
+/// Place of the quote that closes the string which begins at `from`, and whether the string has escapes; `None` when it
+/// was cut off.
+fn string_end(bytes: &[u8], mut from: usize) -> Option<(usize, bool)> {
+    let mut escaped = false;
+    loop {
+        let at = from + memchr2(b'"', b'\\', bytes.get(from..)?)?;
+        if bytes[at] == b'"' {
+            return Some((at, escaped));
         }
+        escaped = true;
+        from = at + 2;
     }
-    None
 }
 
 /// End of a number, literal, object or array. A number that runs to the end of the text was cut off.
-fn bare_end(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
+fn bare_end(bytes: &[u8]) -> Option<usize> {
     let (mut depth, mut i) = (0usize, 0);
     while i < bytes.len() {
         match bytes[i] {
-            b'"' => i += string_end(&text[i + 1..])? + 1,
+            b'"' => i = string_end(bytes, i + 1)?.0,
             b'{' | b'[' => depth += 1,
             b'}' | b']' if depth > 0 => {
                 depth -= 1;

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use memchr::{memchr, memrchr};
+
 /// A uniqueid or linkedid, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id<'a> {
@@ -18,13 +20,12 @@ impl<'a> Id<'a> {
     /// Reads `^(.{1,128}-)?\d{9,10}\.\d+$`. `None` for anything else. Every row is asked twice: byte by byte from the end.
     pub fn parse(text: &'a str) -> Option<Self> {
         let bytes = text.as_bytes();
-        let counter_len = trailing_digits(bytes);
-        let dot = bytes.len().checked_sub(counter_len + 1)?;
-        if !(1..=19).contains(&counter_len) || bytes[dot] != b'.' {
+        let (counter_at, counter) = trailing_number(bytes);
+        let dot = counter_at.checked_sub(1)?;
+        if !(1..=19).contains(&(bytes.len() - counter_at)) || bytes[dot] != b'.' {
             return None;
         }
-        let epoch_len = trailing_digits(&bytes[..dot]);
-        let epoch_at = dot - epoch_len;
+        let (epoch_at, epoch) = trailing_number(&bytes[..dot]);
         let systemname = match epoch_at {
             0 => "",
             at if bytes[at - 1] == b'-' => &text[..at - 1],
@@ -34,18 +35,22 @@ impl<'a> Id<'a> {
         if named && (systemname.is_empty() || systemname.chars().count() > SYSTEMNAME_MAX) {
             return None;
         }
-        if !matches!(epoch_len, 9 | 10) {
+        if !matches!(dot - epoch_at, 9 | 10) {
             return None;
         }
-        // ten and nineteen digits at most: neither can overflow
-        let number = |digits: &[u8]| digits.iter().fold(0_u64, |n, d| n * 10 + u64::from(d - b'0'));
-        let epoch = number(&bytes[epoch_at..dot]).cast_signed();
-        Some(Self { systemname, epoch, counter: number(&bytes[dot + 1..]) })
+        Some(Self { systemname, epoch: epoch.cast_signed(), counter })
     }
 }
 
-fn trailing_digits(bytes: &[u8]) -> usize {
-    bytes.iter().rev().take_while(|b| b.is_ascii_digit()).count()
+/// Where the digits at the end begin, and their number; of more than nineteen digits it says nothing.
+fn trailing_number(bytes: &[u8]) -> (usize, u64) {
+    let (mut at, mut number, mut unit) = (bytes.len(), 0_u64, 1_u64);
+    while at > 0 && bytes[at - 1].is_ascii_digit() {
+        at -= 1;
+        number = number.wrapping_add(unit.wrapping_mul(u64::from(bytes[at] - b'0')));
+        unit = unit.wrapping_mul(10);
+    }
+    (at, number)
 }
 
 /// Every way to read the last id in a text, such as a file name: `epoch.counter` with what stands before it as systemname,
@@ -83,14 +88,14 @@ pub fn found_in(text: &str) -> Vec<&str> {
 
 /// Orders ids as (epoch, counter, systemname), numbers as numbers; what is no id comes last, as text.
 pub fn compare(a: &str, b: &str) -> Ordering {
-    match (Id::parse(a), Id::parse(b)) {
-        (Some(x), Some(y)) => {
-            (x.epoch, x.counter, x.systemname).cmp(&(y.epoch, y.counter, y.systemname)).then_with(|| a.cmp(b))
-        }
-        (Some(_), None) => Ordering::Less,
-        (None, Some(_)) => Ordering::Greater,
-        (None, None) => a.cmp(b),
-    }
+    rank(a).cmp(&rank(b))
+}
+
+/// What [`compare`] compares of an id.
+pub fn rank(id: &str) -> impl Ord + '_ {
+    let (odd, epoch, counter, systemname) =
+        Id::parse(id).map_or((true, 0, 0, ""), |i| (false, i.epoch, i.counter, i.systemname));
+    (odd, epoch, counter, systemname, id)
 }
 
 /// Channels of the PBX's own making: announcers, recorders, messages. They never found nor join a call.
@@ -102,15 +107,21 @@ pub fn is_service_channel(channel: &str) -> bool {
 
 /// A channel's name without what masquerades and hangups put around it.
 pub fn bare_name(channel: &str) -> &str {
-    let mut name = channel.strip_prefix("AsyncGoto/").unwrap_or(channel);
-    for decoration in ["<ZOMBIE>", "<MASQ>"] {
-        name = name.strip_suffix(decoration).unwrap_or(name);
+    // asked over and over, and hardly any name has such a thing
+    let mut name = channel;
+    if name.as_bytes().first() == Some(&b'A') {
+        name = name.strip_prefix("AsyncGoto/").unwrap_or(name);
+    }
+    if name.as_bytes().last() == Some(&b'>') {
+        for decoration in ["<ZOMBIE>", "<MASQ>"] {
+            name = name.strip_suffix(decoration).unwrap_or(name);
+        }
     }
     name
 }
 
 pub fn is_local(channel: &str) -> bool {
-    channel.starts_with("Local/")
+    channel.as_bytes().first() == Some(&b'L') && channel.starts_with("Local/")
 }
 
 /// `1` or `2` of a Local channel's name, and the name without it.
@@ -129,15 +140,15 @@ pub fn local_half(channel: &str) -> Option<(&str, u8)> {
 /// `DAHDI/i1/777-1e`. Only the last `-x` in hexadecimal is the channel's own.
 pub fn endpoint(channel: &str) -> &str {
     let name = bare_name(channel);
-    let name = match name.rsplit_once('-') {
-        Some((head, tail)) if is_serial(tail) && head.contains('/') => head,
+    let name = match memrchr(b'-', name.as_bytes()) {
+        Some(at) if is_serial(&name[at + 1..]) && memchr(b'/', &name.as_bytes()[..at]).is_some() => &name[..at],
         _ => name,
     };
-    // a span of DAHDI has the number of its call in the channel's name
-    match name.match_indices('/').nth(1) {
-        Some((at, _)) if name.starts_with("DAHDI/i") => &name[..at],
-        _ => name,
+    if !name.starts_with("DAHDI/i") {
+        return name;
     }
+    // a span of DAHDI has the number of its call in the channel's name
+    name.match_indices('/').nth(1).map_or(name, |(at, _)| &name[..at])
 }
 
 /// Eight hexadecimal digits of chan_pjsip and chan_sip; chan_iax2 counts from 1, chan_dahdi has what its call has.
@@ -147,7 +158,13 @@ fn is_serial(tail: &str) -> bool {
 
 /// An endpoint without its technology: `1001` of `PJSIP/1001`.
 pub fn peer_of(endpoint: &str) -> &str {
-    endpoint.split_once('/').map_or(endpoint, |(_, peer)| peer)
+    split(endpoint, b'/').map_or(endpoint, |(_, peer)| peer)
+}
+
+/// What stands before and after the first of this ASCII character.
+pub fn split(text: &str, at: u8) -> Option<(&str, &str)> {
+    debug_assert!(at.is_ascii());
+    memchr(at, text.as_bytes()).map(|at| (&text[..at], &text[at + 1..]))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::call::{Content, Direction, Party, PartyKind};
 pub(super) fn fill(scene: &Scene<'_>, caller: Option<usize>, content: &mut Content) {
     content.tenant = tenant(scene, caller, content).map(|(tenant, _)| tenant);
     let rules = scene.rules;
-    if !rules.tenants.is_empty() || has_column(scene) {
+    if !rules.tenants.is_empty() || scene.has_tenants {
         let call = content.tenant.clone();
         content.parties_mut(&mut |party| {
             party.tenant = tenant_of_party(scene, party).filter(|own| call.as_ref() != Some(own));
@@ -89,13 +89,12 @@ fn contexts<'s>(scene: &'s Scene<'_>, caller: Option<usize>) -> impl Iterator<It
     events.chain(records.map(|r| r.dcontext.as_str()))
 }
 
-fn has_column(scene: &Scene<'_>) -> bool {
-    scene.events.iter().any(|e| !e.row.tenantid.is_empty()) || scene.records.iter().any(|r| !r.row.tenantid.is_empty())
-}
-
 /// The column `tenantid`: of the events first, then of the records.
 fn column(scene: &Scene<'_>) -> Option<String> {
-    let cel = scene.events.iter().map(|e| e.row.tenantid.as_str());
+    if !scene.has_tenants {
+        return None;
+    }
+    let cel = scene.events.iter().map(|e| &*e.row.tenantid);
     let cdr = scene.records.iter().map(|r| r.row.tenantid.as_str());
     cel.chain(cdr).find_map(known)
 }
@@ -114,7 +113,7 @@ fn tenant_of_party(scene: &Scene<'_>, party: &Party) -> Option<String> {
     let own = || scene.events.iter().filter(|e| Some(e.ch) == ch).map(|e| e.row);
     let records = || scene.records.iter().map(|r| r.row).filter(|r| ids::bare_name(&r.channel) == channel);
     let by_code = || {
-        let code = own().map(|r| r.accountcode.as_str()).find(|c| !c.is_empty());
+        let code = own().map(|r| &*r.accountcode).find(|c| !c.is_empty());
         let code = code.or_else(|| records().map(|r| r.accountcode.as_str()).find(|c| !c.is_empty()));
         tenants.of_accountcode(code?)
     };

@@ -131,8 +131,11 @@ struct Sweep<'s, 'a> {
     /// Lists that every search needs, kept for the next one.
     reached: Vec<usize>,
     people: Vec<usize>,
+    paired: Vec<(usize, usize)>,
     open_holds: Vec<usize>,
     gone: Vec<bool>,
+    /// A bridge became one of another kind since the last search.
+    stale: bool,
     media: Media<'a>,
 }
 
@@ -155,8 +158,10 @@ pub(super) fn sweep<'a>(scene: &Scene<'a>, caller: usize) -> Media<'a> {
         bridge_seen: Vec::new(),
         reached: Vec::new(),
         people: Vec::new(),
+        paired: Vec::new(),
         open_holds: Vec::new(),
         gone: vec![false; scene.chans.len()],
+        stale: false,
         media: Media::default(),
     };
     for (i, event) in scene.events.iter().enumerate() {
@@ -206,6 +211,7 @@ impl<'a> Sweep<'_, 'a> {
             BridgeKind::Talk
         };
         if self.bridges[b].members.is_empty() || kind == BridgeKind::Conference {
+            self.stale |= self.bridges[b].kind != kind;
             self.bridges[b].kind = kind;
         }
         if self.bridges[b].members.contains(&event.ch) || self.gone[event.ch] {
@@ -260,10 +266,14 @@ impl<'a> Sweep<'_, 'a> {
     fn leave_all(&mut self, event: &Event<'a>) {
         self.gone[event.ch] = true;
         self.music_stops(event.ch, event.t, false);
+        let was_in_none = self.places[event.ch].is_empty();
         while let Some(&b) = self.places[event.ch].first() {
             self.leave(event.ch, b, event.t, &event.row.exten);
         }
-        self.reconnect(event.t);
+        // HANGUP and CHAN_END of whoever left its bridge before change nothing
+        if !was_in_none || self.stale {
+            self.reconnect(event.t);
+        }
     }
 
     fn leave(&mut self, ch: usize, b: usize, t: Timestamp, exten: &'a str) {
@@ -324,6 +334,7 @@ impl<'a> Sweep<'_, 'a> {
     }
 
     fn reconnect(&mut self, t: Timestamp) {
+        self.stale = false;
         let mut now = std::mem::take(&mut self.people);
         self.component(self.caller, &mut now);
         let (media, round, seen) = (&mut self.media, self.round, &self.chan_seen);
@@ -348,7 +359,8 @@ impl<'a> Sweep<'_, 'a> {
 
     fn reconnect_pairs(&mut self, t: Timestamp) {
         let mut people = std::mem::take(&mut self.people);
-        let mut now: Vec<(usize, usize)> = Vec::new();
+        let mut now = std::mem::take(&mut self.paired);
+        now.clear();
         if self.bridged.len() <= PAIRED_MAX {
             for i in 0..self.bridged.len() {
                 let ch = self.bridged[i];
@@ -372,6 +384,7 @@ impl<'a> Sweep<'_, 'a> {
                 open.push((a, b, t));
             }
         }
+        self.paired = now;
     }
 
     /// Music on a connected channel is hold by the other side, unless a feature code is being dialled there.

@@ -133,7 +133,9 @@ pub struct CallRows {
 impl CallRows {
     /// Splits rows of both tables.
     pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>) -> Self {
-        let mut split = Self::default();
+        let rows = rows.into_iter();
+        // nearly all are events
+        let mut split = Self { cel: Vec::with_capacity(rows.size_hint().0), ..Self::default() };
         for row in rows {
             match row {
                 Row::Cel(r) => split.cel.push(r.clone()),

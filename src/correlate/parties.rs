@@ -7,6 +7,9 @@ use crate::call::{CelEvent, Direction, Party, PartyKind};
 
 /// Text as the document has it: never empty.
 pub(super) fn known(text: &str) -> Option<String> {
+    if text.is_empty() {
+        return None;
+    }
     // most texts begin and end with what nobody would trim
     let bare = |b: Option<&u8>| b.is_some_and(u8::is_ascii_graphic);
     let text = if bare(text.as_bytes().first()) && bare(text.as_bytes().last()) { text } else { text.trim() };

@@ -29,7 +29,7 @@ pub(super) fn labels(scene: &Scene<'_>, caller: Option<usize>) -> Labels {
         let own = scene.records.iter().filter(|r| r.row.uniqueid == id);
         let found = own.chain(&scene.records).find_map(|r| known(of(r.row)));
         let rows = || scene.events.iter().filter(|e| caller.is_none_or(|c| e.ch == c)).map(|e| cel(e.row));
-        found.or_else(|| rows().find_map(known))
+        found.or_else(|| rows().filter(|text| !text.is_empty()).find_map(known))
     };
     Labels {
         accountcode: first(|r| &r.accountcode, |r| &r.accountcode),

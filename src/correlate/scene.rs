@@ -7,6 +7,9 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
+use super::completion::Life;
 use super::ids::{self, Id};
 use super::zone::{Clock, epoch_of};
 use super::{CallRows, Rules, Zone, extra, shape};
@@ -44,6 +47,12 @@ pub(super) struct Chan<'a> {
     pub extension: Option<&'a str>,
     /// The name it had last; a masquerade changes it.
     pub last_name: &'a str,
+    /// Both names bare.
+    bare_names: [&'a str; 2],
+    /// What its events say of its end.
+    pub life: Life,
+    /// Its rows have no uniqueid, `id` is its name.
+    nameless: bool,
     pub linkedid: &'a str,
     /// Half 1 or 2 of a Local pair, 0 for a real channel.
     pub local: u8,
@@ -105,8 +114,16 @@ impl Chan<'_> {
     }
 
     pub fn is_named(&self, name: &str) -> bool {
-        let name = ids::bare_name(name);
-        !name.is_empty() && (ids::bare_name(self.name) == name || ids::bare_name(self.last_name) == name)
+        self.is_bare_name(ids::bare_name(name))
+    }
+
+    fn is_bare_name(&self, name: &str) -> bool {
+        !name.is_empty() && self.bare_names.contains(&name)
+    }
+
+    /// As its rows have it.
+    pub fn uniqueid(&self) -> &str {
+        if self.nameless { "" } else { self.id }
     }
 
     /// When it was gone: its end, or its last row while it has none.
@@ -143,6 +160,8 @@ pub(super) struct Scene<'a> {
     pub json_details: bool,
     /// More than Asterisk's sample event list is switched on.
     pub rich_events: bool,
+    /// Rows name a tenant.
+    pub has_tenants: bool,
     /// Distinct rows.
     pub cel_rows: u64,
     pub cdr_rows: u64,
@@ -171,6 +190,7 @@ impl<'a> Scene<'a> {
             has_bridges: false,
             json_details: false,
             rich_events: false,
+            has_tenants: records.iter().any(|r| !r.row.tenantid.is_empty()),
             cel_rows,
             cdr_rows: records.len() as u64,
             events,
@@ -179,6 +199,7 @@ impl<'a> Scene<'a> {
             found: &rows.recordings,
         };
         for event in &scene.events {
+            scene.has_tenants |= !event.row.tenantid.is_empty();
             scene.has_bridges |= matches!(event.row.event, CelEvent::BridgeEnter | CelEvent::BridgeStart);
             scene.json_details |= event.row.event == CelEvent::Hangup && event.row.extra.starts_with('{');
             scene.rich_events |= !matches!(
@@ -197,6 +218,7 @@ impl<'a> Scene<'a> {
         }
         pair_locals(&mut chans);
         for chan in &mut chans {
+            chan.bare_names = [chan.name, chan.last_name].map(ids::bare_name);
             if chan.end.is_none() && chan.hung_up {
                 chan.end = Some(chan.last);
             }
@@ -223,7 +245,8 @@ impl<'a> Scene<'a> {
 
     /// The channel of this name, as of `t`: names recur after a restart.
     pub fn by_name(&self, name: &str, t: Timestamp) -> Option<usize> {
-        let named = || self.chans.iter().enumerate().filter(|(_, c)| c.is_named(name));
+        let name = ids::bare_name(name);
+        let named = || self.chans.iter().enumerate().filter(|(_, c)| c.is_bare_name(name));
         named().find(|(_, c)| c.is_up_at(t)).or_else(|| named().next()).map(|(i, _)| i)
     }
 
@@ -285,7 +308,10 @@ fn read_events<'a>(rows: &'a CallRows, clock: &mut Clock<'_>) -> Vec<Event<'a>> 
     if clock.memory.saw_ambiguous {
         clock.settle_fold(&mut events);
     }
-    events.sort_unstable_by(in_order);
+    // as they come nearly always
+    if !events.is_sorted_by(|a, b| in_order(a, b) != Ordering::Greater) {
+        events.sort_unstable_by(in_order);
+    }
     // a DTMF row without an id may truly occur twice
     events.dedup_by(|b, a| {
         (std::ptr::eq(a.row, b.row) || a.row == b.row) && !(a.row.event == CelEvent::Dtmf && a.row.id.is_none())
@@ -306,10 +332,9 @@ fn drop_written_twice(events: &mut Vec<Event<'_>>) {
                     && CelRow { id: row.id, ..e.row.clone() } == *row
             })
     };
-    if !events.windows(2).any(|pair| pair[0].t == pair[1].t) {
-        return;
-    }
-    let again: Vec<bool> = (0..events.len()).map(|n| twice(events, n)).collect();
+    // hardly ever there is one
+    let Some(first) = (0..events.len()).find(|&n| twice(events, n)) else { return };
+    let again: Vec<bool> = (0..events.len()).map(|n| n >= first && twice(events, n)).collect();
     let mut again = again.into_iter();
     events.retain(|_| !again.next().unwrap_or_default());
 }
@@ -339,10 +364,13 @@ fn read_records<'a>(rows: &'a CallRows, clock: &mut Clock<'_>, zone: &Zone) -> V
     sorted.sort_unstable();
     sorted.dedup();
     // written twice by a backend that lost the answer: of one channel no two records have the same number
-    let mut numbers = HashSet::new();
-    sorted.retain(|r| {
-        r.sequence.is_none_or(|n| numbers.insert((n, &r.uniqueid, &r.linkedid, r.start, &r.dstchannel, r.duration_ms)))
-    });
+    if sorted.len() > 1 {
+        let mut numbers: HashSet<_, RandomState> = HashSet::default();
+        sorted.retain(|r| {
+            let what = |n| (n, &r.uniqueid, &r.linkedid, r.start, &r.dstchannel, r.duration_ms);
+            r.sequence.is_none_or(|n| numbers.insert(what(n)))
+        });
+    }
     let east = mislabelled_offset(&sorted, zone);
     let mut records: Vec<Record<'a>> = sorted
         .into_iter()
@@ -376,7 +404,8 @@ fn read_records<'a>(rows: &'a CallRows, clock: &mut Clock<'_>, zone: &Zone) -> V
 fn mislabelled_offset(rows: &[&CdrRow], zone: &Zone) -> Option<i64> {
     let mut found = None;
     for row in rows {
-        let (Some(RowTime::Utc(start)), Some(id)) = (row.start, Id::parse(&row.uniqueid)) else { continue };
+        let Some(RowTime::Utc(start)) = row.start else { continue };
+        let Some(id) = Id::parse(&row.uniqueid) else { continue };
         let epoch = Timestamp::from_secs(id.epoch);
         let east = zone.offset_at(epoch);
         let apart = start.saturating_sub(epoch.micros()).saturating_sub(east);
@@ -436,6 +465,7 @@ fn name_channels<'a>(events: &mut [Event<'a>]) -> Vec<Chan<'a>> {
 
 fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
     let (t, row) = (event.t, event.row);
+    chan.life.observe(row, Some(t));
     if chan.name.is_empty() {
         chan.name = &row.channel;
         chan.endpoint = ids::endpoint(&row.channel);
@@ -443,6 +473,7 @@ fn observe<'a>(chan: &mut Chan<'a>, event: &Event<'a>) {
     }
     if !chan.seen {
         chan.seen = true;
+        chan.nameless = row.uniqueid.is_empty();
         chan.first = t;
         chan.linkedid = &row.linkedid;
         chan.exten = &row.exten;
