@@ -5,9 +5,11 @@
 mod document;
 mod recording;
 mod row;
+mod text;
 mod time;
 
 pub use document::*;
 pub use recording::*;
 pub use row::*;
+pub use text::RareText;
 pub use time::*;

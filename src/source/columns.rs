@@ -4,7 +4,6 @@
 //! Nothing here fails on odd text: what cannot be read as a time or a number is simply not known.
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use compact_str::CompactString;
 
 use crate::call::{CdrRow, CelEvent, CelRow, Disposition, RowTime, WallTime};
 
@@ -139,42 +138,27 @@ impl CelColumn {
             Self::Id => row.id = text.trim().parse().ok(),
             Self::EventType => row.event = CelEvent::parse(text),
             Self::EventTime => row.time = parse_time(text),
-            _ => {
-                if let Some(field) = self.text_mut(row) {
-                    *field = CompactString::new(if self.is_identity() { text.trim() } else { text });
-                }
-            }
+            Self::UserDefType => row.userdeftype = text.into(),
+            Self::CidName => row.cid_name = text.into(),
+            Self::CidNum => row.cid_num = text.into(),
+            Self::CidAni => row.cid_ani = text.into(),
+            Self::CidRdnis => row.cid_rdnis = text.into(),
+            Self::CidDnid => row.cid_dnid = text.into(),
+            Self::Exten => row.exten = text.into(),
+            Self::Context => row.context = text.into(),
+            Self::Channel => row.channel = text.trim().into(),
+            Self::AppName => row.appname = text.into(),
+            Self::AppData => row.appdata = text.into(),
+            Self::AmaFlags => row.amaflags = text.into(),
+            Self::AccountCode => row.accountcode = text.into(),
+            Self::PeerAccount => row.peeraccount = text.into(),
+            Self::UniqueId => row.uniqueid = text.trim().into(),
+            Self::LinkedId => row.linkedid = text.trim().into(),
+            Self::UserField => row.userfield = text.into(),
+            Self::Peer => row.peer = text.into(),
+            Self::Extra => row.extra = text.into(),
+            Self::TenantId => row.tenantid = text.into(),
         }
-    }
-
-    const fn is_identity(self) -> bool {
-        matches!(self, Self::UniqueId | Self::LinkedId | Self::Channel)
-    }
-
-    fn text_mut(self, row: &mut CelRow) -> Option<&mut CompactString> {
-        Some(match self {
-            Self::Id | Self::EventType | Self::EventTime => return None,
-            Self::UserDefType => &mut row.userdeftype,
-            Self::CidName => &mut row.cid_name,
-            Self::CidNum => &mut row.cid_num,
-            Self::CidAni => &mut row.cid_ani,
-            Self::CidRdnis => &mut row.cid_rdnis,
-            Self::CidDnid => &mut row.cid_dnid,
-            Self::Exten => &mut row.exten,
-            Self::Context => &mut row.context,
-            Self::Channel => &mut row.channel,
-            Self::AppName => &mut row.appname,
-            Self::AppData => &mut row.appdata,
-            Self::AmaFlags => &mut row.amaflags,
-            Self::AccountCode => &mut row.accountcode,
-            Self::PeerAccount => &mut row.peeraccount,
-            Self::UniqueId => &mut row.uniqueid,
-            Self::LinkedId => &mut row.linkedid,
-            Self::UserField => &mut row.userfield,
-            Self::Peer => &mut row.peer,
-            Self::Extra => &mut row.extra,
-            Self::TenantId => &mut row.tenantid,
-        })
     }
 }
 
@@ -191,45 +175,29 @@ impl CdrColumn {
             Self::BillSec => row.billsec_ms = parse_duration_ms(text),
             Self::Sequence => row.sequence = text.trim().parse().ok(),
             Self::Disposition => row.disposition = Disposition::parse(text),
-            _ => {
-                if let Some(field) = self.text_mut(row) {
-                    *field = CompactString::new(if self.is_identity() { text.trim() } else { text });
-                }
-            }
+            Self::UniqueId => row.uniqueid = text.trim().into(),
+            Self::LinkedId => row.linkedid = text.trim().into(),
+            Self::Clid => row.clid = text.into(),
+            Self::Src => row.src = text.into(),
+            Self::Dst => row.dst = text.into(),
+            Self::DContext => row.dcontext = text.into(),
+            Self::Channel => row.channel = text.trim().into(),
+            Self::DstChannel => row.dstchannel = text.trim().into(),
+            Self::LastApp => row.lastapp = text.into(),
+            Self::LastData => row.lastdata = text.into(),
+            Self::AmaFlags => row.amaflags = text.into(),
+            Self::AccountCode => row.accountcode = text.into(),
+            Self::PeerAccount => row.peeraccount = text.into(),
+            Self::UserField => row.userfield = text.into(),
+            Self::Did => row.did = text.into(),
+            Self::RecordingFile => row.recordingfile = text.into(),
+            Self::CNum => row.cnum = text.into(),
+            Self::CNam => row.cnam = text.into(),
+            Self::OutboundCNum => row.outbound_cnum = text.into(),
+            Self::OutboundCNam => row.outbound_cnam = text.into(),
+            Self::DstCNam => row.dst_cnam = text.into(),
+            Self::TenantId => row.tenantid = text.into(),
         }
-    }
-
-    const fn is_identity(self) -> bool {
-        matches!(self, Self::UniqueId | Self::LinkedId | Self::Channel | Self::DstChannel)
-    }
-
-    fn text_mut(self, row: &mut CdrRow) -> Option<&mut CompactString> {
-        Some(match self {
-            Self::Id | Self::Start | Self::Answer | Self::End | Self::Duration | Self::BillSec => return None,
-            Self::Sequence | Self::Disposition => return None,
-            Self::UniqueId => &mut row.uniqueid,
-            Self::LinkedId => &mut row.linkedid,
-            Self::Clid => &mut row.clid,
-            Self::Src => &mut row.src,
-            Self::Dst => &mut row.dst,
-            Self::DContext => &mut row.dcontext,
-            Self::Channel => &mut row.channel,
-            Self::DstChannel => &mut row.dstchannel,
-            Self::LastApp => &mut row.lastapp,
-            Self::LastData => &mut row.lastdata,
-            Self::AmaFlags => &mut row.amaflags,
-            Self::AccountCode => &mut row.accountcode,
-            Self::PeerAccount => &mut row.peeraccount,
-            Self::UserField => &mut row.userfield,
-            Self::Did => &mut row.did,
-            Self::RecordingFile => &mut row.recordingfile,
-            Self::CNum => &mut row.cnum,
-            Self::CNam => &mut row.cnam,
-            Self::OutboundCNum => &mut row.outbound_cnum,
-            Self::OutboundCNam => &mut row.outbound_cnam,
-            Self::DstCNam => &mut row.dst_cnam,
-            Self::TenantId => &mut row.tenantid,
-        })
     }
 }
 

@@ -31,9 +31,9 @@ enum Line<'a> {
 #[derive(Deserialize)]
 enum ReadLine {
     #[serde(rename = "cel")]
-    Cel(i64, CelRow),
+    Cel(i64, Box<CelRow>),
     #[serde(rename = "cdr")]
-    Cdr(i64, CdrRow),
+    Cdr(i64, Box<CdrRow>),
 }
 
 /// Folds the rows of a call.
@@ -64,8 +64,8 @@ pub fn unfold(folded: &[u8]) -> Result<Vec<HeldRow>> {
         .map(|line| {
             let line = serde_json::from_slice(line).map_err(|e| StoreError::Content(format!("folded row: {e}")))?;
             Ok(match line {
-                ReadLine::Cel(generation, row) => HeldRow { generation, row: Row::Cel(Arc::new(row)) },
-                ReadLine::Cdr(generation, row) => HeldRow { generation, row: Row::Cdr(Arc::new(row)) },
+                ReadLine::Cel(generation, row) => HeldRow { generation, row: Row::Cel(row.into()) },
+                ReadLine::Cdr(generation, row) => HeldRow { generation, row: Row::Cdr(row.into()) },
             })
         })
         .collect()
