@@ -173,7 +173,8 @@ impl<'z> Clock<'z> {
             return;
         }
         let mut order: Vec<usize> = (0..events.len()).collect();
-        order.sort_by_key(|&i| events[i].row.id);
+        // by id; rows of one id by what they say, not by how they came
+        order.sort_by(|&a, &b| events[a].row.cmp(events[b].row));
         let mut newest = Timestamp::from_micros(i64::MIN);
         for i in order {
             let t = events[i].t;
